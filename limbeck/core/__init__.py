@@ -1,0 +1,1 @@
+"""The contract: a method yields updates, the driver takes the steps between them."""

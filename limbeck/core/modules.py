@@ -1,0 +1,145 @@
+"""Small modules that methods share: frozen networks, moving averages, feature taps and projectors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Ema", "Projector", "Taps", "freeze", "unwrap"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def freeze(module: M) -> M:
+    """Put a network in eval mode for good, stop its gradients, and leave it out of checkpoints.
+
+    Its input still gets gradients, so that a generator or an augmentation can be trained through it. Wrap the call in
+    ``torch.no_grad()`` where that is not wanted.
+    """
+    module.eval().requires_grad_(False)
+    module.limbeck_frozen = True  # read by Method.train and by the checkpoint
+    return module
+
+
+class Ema(nn.Module):
+    """An exponential moving average of a model: ``average <- decay * average + (1 - decay) * model``.
+
+    Call it like the model. Buffers (batch-norm statistics) are copied, not averaged. It is part of a checkpoint.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        super().__init__()
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.train(False)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.average(*inputs)
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, decay: float | None = None) -> None:
+        """Move towards ``model``; ``decay`` replaces the default, for schedules."""
+        keep = self.decay if decay is None else decay
+        for mine, theirs in zip(self.average.parameters(), model.parameters(), strict=True):
+            mine.lerp_(theirs.detach().to(mine.dtype), 1.0 - keep)
+        for mine, theirs in zip(self.average.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+class Taps:
+    """Reads inner features while a model runs: ``logits, (mid, last) = Taps("layer2", "fc:in")(model, x)``.
+
+    A path names a submodule, whose output is read; ``:in`` reads its first input instead. The hooks live for one call
+    on one model, so two runs in a process never meet; the model called is the one given, wrapped or not.
+    """
+
+    def __init__(self, *paths: str) -> None:
+        self.paths = paths
+
+    def __call__(self, model: nn.Module, *inputs: Any) -> tuple[Any, list[Tensor]]:
+        inner, seen, handles = unwrap(model), dict[str, Tensor](), list[Any]()
+
+        def keep(path: str) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+                seen[path] = args[0] if path.endswith(":in") else output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        try:
+            for path in dict.fromkeys(self.paths):
+                module = inner.get_submodule(path.removesuffix(":in"))
+                before = path.endswith(":in")
+                handles.append(
+                    module.register_forward_pre_hook(keep(path)) if before else module.register_forward_hook(keep(path))
+                )
+            result = model(*inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        missing = [path for path in self.paths if path not in seen]
+        if missing:
+            raise RuntimeError(f"{missing[0]}: this submodule did not run in the forward pass, so it has no feature")
+        return result, [seen[path] for path in self.paths]
+
+    def shapes(self, model: nn.Module, *inputs: Any) -> list[tuple[int, ...]]:
+        """The features' shapes without the batch axis, from one pass in eval mode that leaves the model as it was."""
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad():
+                return [tuple(f.shape[1:]) for f in self(model, *inputs)[1]]
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel or ``torch.compile``, whose submodule paths a user knows."""
+    while True:
+        inner = getattr(model, "module", None) if "Parallel" in type(model).__name__ else None
+        inner = inner if inner is not None else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+class Projector(nn.Module):
+    """Maps features of one shape to another: vectors ``(C,)``, maps ``(C, H, W)`` or tokens ``(T, C)``.
+
+    Vectors and tokens through a linear layer (two with GELU when ``hidden``), maps through a 1x1 convolution and, where
+    sizes differ, adaptive average pooling (down) or bilinear resizing (up), stated rather than silently broadcast.
+
+    Args:
+        source: the student's feature shape without the batch axis.
+        target: the teacher's.
+        hidden: width of a hidden layer; 0 for none.
+    """
+
+    def __init__(self, source: tuple[int, ...], target: tuple[int, ...], hidden: int = 0) -> None:
+        super().__init__()
+        if len(source) != len(target) or len(source) not in (1, 2, 3):
+            raise ValueError(f"cannot project features of shape {source} to {target}: different kinds")
+        if len(source) == 2 and source[0] != target[0]:
+            raise ValueError(f"cannot project {source[0]} tokens to {target[0]}: pool or resample them first")
+        is_map = len(source) == 3
+        self.size = target[1:] if is_map and source[1:] != target[1:] else None
+        self.down = is_map and source[1] >= target[1]
+        a, b = (source[0], target[0]) if is_map else (source[-1], target[-1])
+        layer: Callable[[int, int], nn.Module] = (lambda i, o: nn.Conv2d(i, o, 1)) if is_map else nn.Linear
+        self.layers = nn.Sequential(layer(a, hidden), nn.GELU(), layer(hidden, b)) if hidden else layer(a, b)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        if self.size is not None and self.down:
+            feature = F.adaptive_avg_pool2d(feature, list(self.size))
+        feature = self.layers(feature)
+        if self.size is not None and not self.down:
+            feature = F.interpolate(feature, self.size, mode="bilinear", align_corners=False)
+        return feature
