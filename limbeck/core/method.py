@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Annotated, Any, Literal, Self, dataclass_transform, get_args, get_origin, get_type_hints
@@ -84,7 +85,7 @@ class Method(nn.Module):
         """Make the subclass a dataclass whose fields are checked against their annotated ranges."""
         if Method not in cls.__bases__:
             raise TypeError(f"{cls.__name__}: a concrete method is never subclassed; move what is shared down")
-        for name in cls.__dict__.get("__annotations__", {}):
+        for name in inspect.get_annotations(cls):
             if hasattr(nn.Module, name) or name == "training":
                 raise TypeError(f"{cls.__name__}.{name}: a field of that name would shadow nn.Module.{name}")
         after = cls.__dict__.get("__post_init__")

@@ -22,7 +22,7 @@ def freeze(module: M) -> M:
     ``torch.no_grad()`` where that is not wanted.
     """
     module.eval().requires_grad_(False)
-    module.limbeck_frozen = True  # read by Method.train and by the checkpoint
+    vars(module)["limbeck_frozen"] = True  # read by Method.train and by the checkpoint
     return module
 
 
@@ -130,7 +130,7 @@ class Projector(nn.Module):
         if len(source) == 2 and source[0] != target[0]:
             raise ValueError(f"cannot project {source[0]} tokens to {target[0]}: pool or resample them first")
         is_map = len(source) == 3
-        self.size = target[1:] if is_map and source[1:] != target[1:] else None
+        self.size = (target[1], target[2]) if is_map and source[1:] != target[1:] else None
         self.down = is_map and source[1] >= target[1]
         a, b = (source[0], target[0]) if is_map else (source[-1], target[-1])
         layer: Callable[[int, int], nn.Module] = (lambda i, o: nn.Conv2d(i, o, 1)) if is_map else nn.Linear
@@ -138,7 +138,7 @@ class Projector(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         if self.size is not None and self.down:
-            feature = F.adaptive_avg_pool2d(feature, list(self.size))
+            feature = F.adaptive_avg_pool2d(feature, self.size)
         feature = self.layers(feature)
         if self.size is not None and not self.down:
             feature = F.interpolate(feature, self.size, mode="bilinear", align_corners=False)

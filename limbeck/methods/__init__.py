@@ -1,0 +1,1 @@
+"""One file per published method, in one folder per family."""

@@ -1,0 +1,1 @@
+"""Distilling encoders: features rather than decisions."""

@@ -1,0 +1,1 @@
+"""A network that learns from itself: earlier epochs, earlier generations."""
