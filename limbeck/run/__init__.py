@@ -1,0 +1,1 @@
+"""The product layer: resolve, preflight, control, distil, evaluate, report."""
