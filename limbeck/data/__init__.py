@@ -1,0 +1,1 @@
+"""Typed batches, the images they are cut from, and where those come from."""

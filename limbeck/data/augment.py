@@ -1,0 +1,95 @@
+"""Augmentations by name, drawn per sample by kornia from torch's global generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from limbeck.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["NAMES", "augmentation"]
+
+Shape = tuple[int, int, int]
+
+
+def _flip(shape: Shape) -> nn.Module:
+    from kornia.augmentation import RandomHorizontalFlip
+
+    return RandomHorizontalFlip(p=0.5)
+
+
+def _crop(shape: Shape) -> nn.Module:
+    from kornia.augmentation import RandomCrop
+
+    pad = (max(1, shape[2] // 8), max(1, shape[1] // 8))  # 4 pixels of 32, as in He et al. 2015, section 4.2
+    return RandomCrop(shape[1:], padding=(pad[0], pad[1], pad[0], pad[1]))
+
+
+def _shift(shape: Shape) -> nn.Module:
+    from kornia.augmentation import RandomAffine
+
+    return RandomAffine(degrees=0.0, translate=(0.1, 0.1), padding_mode="border", p=1.0)
+
+
+def _rotate(shape: Shape) -> nn.Module:
+    from kornia.augmentation import RandomAffine
+
+    return RandomAffine(degrees=15.0, padding_mode="border", p=1.0)
+
+
+def _colour(shape: Shape) -> nn.Module:
+    from kornia.augmentation import ColorJiggle
+
+    if shape[0] != 3:
+        raise InputError("augment", "colour", f"needs images of 3 channels, not {shape[0]}")
+    return ColorJiggle(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=1.0)
+
+
+def _erase(shape: Shape) -> nn.Module:
+    from kornia.augmentation import RandomErasing
+
+    return RandomErasing(p=0.5)
+
+
+_MAKERS: dict[str, Callable[[Shape], nn.Module]] = {
+    "flip": _flip, "crop": _crop, "shift": _shift, "rotate": _rotate, "colour": _colour, "erase": _erase,
+}  # fmt: skip
+_ALIASES = {"cifar": "crop+flip", "none": ""}
+NAMES = (*_MAKERS, *_ALIASES)
+
+
+def augmentation(names: str, shape: Shape) -> Callable[[Tensor], Tensor] | None:
+    """The augmentation that ``"crop+flip"`` names, for images of one shape; ``None`` for ``"none"``.
+
+    Args:
+        names: joined by ``+`` and applied in that order: ``flip`` (horizontal, p 0.5), ``crop`` (from an image padded
+            by an eighth of its size), ``shift`` (by up to a tenth), ``rotate`` (by up to 15 degrees), ``colour``
+            (brightness, contrast, saturation 0.4, hue 0.1), ``erase`` (one rectangle, p 0.5), ``cifar`` (crop+flip),
+            ``none``.
+        shape: (C, H, W).
+
+    Returns:
+        A function of (B, C, H, W) in [0, 1]; each sample gets a draw of its own.
+
+    Raises:
+        InputError: with the nearest name when one is unknown.
+    """
+    chain: list[nn.Module] = []
+    for name in "+".join(_ALIASES.get(part.strip(), part) for part in names.split("+")).split("+"):
+        name = name.strip()
+        if name and name not in _MAKERS:
+            raise InputError("augment", name, "is no augmentation" + nearest(name, NAMES))
+        if name:
+            chain.append(_MAKERS[name](shape))
+
+    def apply(x: Tensor) -> Tensor:
+        for step in chain:
+            x = step(x)
+        return x
+
+    return apply if chain else None
