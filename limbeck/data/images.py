@@ -139,7 +139,7 @@ class ImageSet:
         return self.subset(sorted(order[:wanted]))
 
     def _places(self, seed: int) -> list[float]:
-        """Every row's place in [0, 1) in its class, by an order drawn from contents and seed; equal images share one."""
+        """A place in [0, 1) in its class for every row, drawn from contents and seed; equal images share one."""
         keys = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in self.hashes]
         members = defaultdict[int, list[int]](list)
         for row, label in enumerate(self.labels.tolist()):

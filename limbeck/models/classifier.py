@@ -61,7 +61,8 @@ class Classifier(nn.Module):
             values = [default] * self.shape[0] if values is None else list(values)
             if len(values) != self.shape[0] or (name == "std" and min(values) <= 0):
                 raise InputError(name, values, f"must hold {self.shape[0]} numbers, one a channel (std above 0)")
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1))
+            like = next(net.parameters(), torch.zeros(()))
+            self.register_buffer(name, torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1))
         trace = _Trace(self)
         self.head = trace.head() if head is None else trace.known(head, "head")
         self.stages = trace.stages(self.head) if stages is None else tuple(trace.known(s, "stages") for s in stages)
@@ -77,7 +78,7 @@ class Classifier(nn.Module):
         return torch.zeros(2, *self.shape, device=self.mean.device, dtype=self.mean.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        output = self.net((x - self.mean) / self.std)
+        output = self.net((x.to(self.mean.dtype) - self.mean) / self.std)
         logits = getattr(output, "logits", output)
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
@@ -91,7 +92,6 @@ class _Trace:
         self.ran: dict[str, Tensor] = {}
         handles = [module.register_forward_hook(self._keep) for module in self.paths]
         modes = {module: module.training for module in self.paths}
-        model.to(next((p.device for p in model.net.parameters()), torch.device("cpu")))
         try:
             model.eval()
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
