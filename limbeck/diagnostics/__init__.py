@@ -1,0 +1,1 @@
+"""Analysis papers as tools: pure functions of a model's predictions."""
