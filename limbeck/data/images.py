@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -158,22 +158,3 @@ class DataPair(NamedTuple):
 
     train: ImageSet
     test: ImageSet
-
-
-def class_rows(labels: Sequence[object], where: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels of any kind as rows of the sorted class names: whole numbers stay what they are, strings are sorted.
-
-    Raises:
-        InputError: for labels that are neither.
-    """
-    if all(isinstance(label, int) and not isinstance(label, bool) for label in labels):
-        rows = torch.tensor(labels, dtype=torch.int64)
-        return rows, tuple(str(k) for k in range(int(rows.max()) + 1))
-    for row, label in enumerate(labels):
-        if not isinstance(label, str):
-            raise InputError(
-                f"{where}, row {row}", label, "is its label; labels must all be whole numbers or all strings"
-            )
-    names = tuple(sorted({str(label) for label in labels}))
-    known = {name: k for k, name in enumerate(names)}
-    return torch.tensor([known[str(label)] for label in labels]), names

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import InputError, nearest
 
-__all__ = ["Classifier", "same_classes"]
+__all__ = ["Classifier", "counted", "same_classes"]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
             values = [default] * self.shape[0] if values is None else list(values)
             if len(values) != self.shape[0] or (name == "std" and min(values) <= 0):
                 raise InputError(name, values, f"must hold {self.shape[0]} numbers, one a channel (std above 0)")
-            like = next(net.parameters(), torch.zeros(()))
+            like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
             self.register_buffer(name, torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1))
         trace = _Trace(self)
         self.head = trace.head() if head is None else trace.known(head, "head")
@@ -183,7 +183,7 @@ def same_classes(field: str, ours: Sequence[str], data: Sequence[str]) -> None:
     """
     if len(ours) != len(data):
         raise InputError(field, f"{len(ours)} classes", f"is not what the data have: {len(data)}")
-    if _counted(ours) or _counted(data):
+    if counted(ours) or counted(data):
         return
     for k, (mine, theirs) in enumerate(zip(ours, data, strict=True)):
         if mine != theirs:
@@ -193,5 +193,6 @@ def same_classes(field: str, ours: Sequence[str], data: Sequence[str]) -> None:
             )
 
 
-def _counted(names: Sequence[str]) -> bool:
+def counted(names: Sequence[str]) -> bool:
+    """Whether names only count the classes and say nothing of them."""
     return all(name in (str(k), f"LABEL_{k}") for k, name in enumerate(names))
