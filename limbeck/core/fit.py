@@ -114,10 +114,10 @@ def iterate(
                         update = updates.send(last)
                 except StopIteration:
                     update = None
+        yield Record(step, steps, logs)  # first: whoever logs it is never behind the checkpoint
         if checkpoint is not None and checkpoint.due(step + 1, steps):
             watch.look()
             checkpoint.save(step + 1, _state(method, optimizers, source))
-        yield Record(step, steps, logs)
     watch.look()
 
 

@@ -1,0 +1,92 @@
+"""Command-line flags from pydantic fields: argparse splits and documents them, pydantic converts and validates."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from limbeck.errors import InputError, nearest
+
+__all__ = ["Parser", "add_flags"]
+
+_SIGNS = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`InputError`: one line, with the nearest name."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def parse_all(self, arguments: list[str]) -> dict[str, Any]:
+        """Every flag that was given, by its destination."""
+        found, rest = self.parse_known_args(arguments)
+        if rest:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            name = rest[0].split("=")[0]
+            if name.startswith("-"):
+                raise InputError(name, " ".join(rest[1:2]), "is no flag of this command" + nearest(name, flags))
+            raise InputError(self.prog, name, "is one word too many; flags begin with --")
+        return {name: given for name, given in vars(found).items() if given is not argparse.SUPPRESS}
+
+    def error(self, message: str) -> NoReturn:
+        """Argparse's own complaints, as one of ours."""
+        field, _, fix = message.removeprefix("argument ").partition(": ")
+        raise InputError(field if fix else self.prog, "", fix or message)
+
+
+def add_flags(parser: argparse.ArgumentParser, title: str, model: type[BaseModel], prefix: str, skip: str = "") -> None:
+    """A flag for each field of a model. A flag that is not given leaves no trace, so that a run file can set it."""
+    group = parser.add_argument_group(title)
+    for name, field in model.model_fields.items():
+        if name in skip.split():
+            continue
+        kind, several = _kind(field.annotation)
+        settings: dict[str, Any] = {"action": "append"} if several else {}
+        if kind == "yes|no":
+            settings |= {"nargs": "?", "const": "yes"}
+        group.add_argument(
+            f"--{prefix}{name}", dest=f"{prefix}{name}", metavar=kind, default=argparse.SUPPRESS,
+            help=_help(field).replace("%", "%%"), **settings,
+        )  # fmt: skip
+
+
+def _kind(hint: Any) -> tuple[str, bool]:
+    """What to write in a flag's place, and whether the flag may come again."""
+    if get_origin(hint) is Literal:
+        return "|".join(map(str, get_args(hint))), False
+    if get_origin(hint) in (Union, UnionType):
+        return _kind(next(part for part in get_args(hint) if part is not NoneType))
+    if get_origin(hint) in (list, tuple):
+        return _kind(get_args(hint)[0])[0], True
+    if hasattr(hint, "__metadata__"):  # Annotated
+        return _kind(hint.__origin__)
+    return {int: "int", float: "float", str: "text", bool: "yes|no", Any: "number|schedule"}.get(hint, "text"), False
+
+
+def _help(field: FieldInfo) -> str:
+    metadata = list(field.metadata)
+    for part in get_args(field.annotation):
+        metadata += getattr(part, "__metadata__", ())
+    limits = [*_limits(metadata)]
+    default = field.get_default(call_default_factory=True)
+    if not field.is_required() and default not in (None, [], (), {}, ""):
+        limits.append(f"default {default}")
+    said = (field.description or "").rstrip(".")
+    return f"{said} ({', '.join(limits)})" if limits else said
+
+
+def _limits(metadata: list[Any]) -> list[str]:
+    found: list[str] = []
+    for bound in metadata:
+        parts: Mapping[str, Any] = {key: getattr(bound, key, None) for _, key in _SIGNS.values()}
+        nested = getattr(bound, "metadata", None)
+        found += _limits(nested) if isinstance(nested, list) else []
+        found += [f"{sign} {parts[key]:g}" for sign, key in _SIGNS.values() if isinstance(parts[key], int | float)]
+    return found
