@@ -170,7 +170,7 @@ def roles(cls: type[Method], setting: Setting) -> dict[str, Any]:
             case "teachers":
                 made[name] = nn.ModuleList(setting.teachers)
             case _:
-                raise TypeError(f"{cls.__name__}.{name}: a role that a run cannot fill; override distil")
+                pass  # no model but a table (class means, how many rows there are): its ``distil`` fills it
     return made
 
 
