@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from limbeck.data.batches import Batches
-from limbeck.data.images import DataPair, ImageSet, load_data
+from limbeck.data.images import DataPair, ImageSet
+from limbeck.data.load import load_data
 from torch import nn
 
 from limbeck import Method, fit
