@@ -81,7 +81,8 @@ class Batches:
             raise InputError("teacher_view", teacher_view, "is not one of 'same', 'separate', 'clean'")
         self.dataset = data
         self.batch, self.seed, self.shuffle, self.drop_last = batch, seed, shuffle, drop_last
-        self.augment, self.teacher_view = augment, teacher_view
+        self.augment = augment
+        self.teacher_view: Literal["same", "separate", "clean"] = teacher_view
         self._augment = augmentation(augment, data.shape) if isinstance(augment, str) else augment
         if teacher_view == "separate" and self._augment is None:
             raise InputError("teacher_view", teacher_view, "needs an augmentation: without one, all views are the same")

@@ -111,7 +111,7 @@ def _names(raw: _Raw) -> tuple[str, ...]:
             raise InputError(f"{raw.where}, row {row}", label, "is its label; use whole numbers or strings throughout")
     if raw.labels and isinstance(raw.labels[0], int):
         if max(raw.labels) < 0:
-            raise InputError(raw.where, -1, "is every label, so that no class is known; give labels")
+            raise InputError(raw.where, max(raw.labels), "is the largest label, so that no class is known; give labels")
         return tuple(str(k) for k in range(max(raw.labels) + 1))
     return tuple(sorted(set(raw.labels)))
 
