@@ -14,7 +14,7 @@ VERSION = 1
 
 
 class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Finding(_Facts):
@@ -96,6 +96,7 @@ class Outcome(_Facts):
     preflight: list[Finding]
     environment: dict[str, Any]
     notes: list[str] = []
+    fingerprint: str = ""  # of the images both arms were trained and judged on; runs compare only where it agrees
 
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.

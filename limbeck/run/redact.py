@@ -11,8 +11,10 @@ __all__ = ["REDACTED", "redact", "redact_text"]
 REDACTED = "[redacted]"
 
 # Words that end the name of a secret, and the "..._token" that are vocabulary, not credentials.
-_SECRET = {"apikey", "auth", "authorization", "credential", "credentials", "passphrase", "passwd", "password", "pwd"}
-_SECRET |= {"secret", "sig", "signature"}
+_SECRET = {
+    "apikey", "auth", "authorization", "credential", "credentials", "passphrase", "passwd", "password", "pwd", "secret",
+    "sig", "signature",
+}  # fmt: skip
 _KEYS = {"access", "account", "api", "encryption", "private", "secret", "signing"}
 _VOCABULARY = {"bos", "cls", "eos", "image", "mask", "pad", "sep", "special", "start", "stop", "unk"}
 

@@ -1,0 +1,423 @@
+"""What a report shows of an outcome: words, numbers and marks, ready for the template."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from limbeck.run.outcome import Arm, Gain, Outcome
+from limbeck.run.plots import Line, Scale, Track, curves, mean_line, pooled, reliability
+from limbeck.run.words import (
+    Stat,
+    counted,
+    direction,
+    duration,
+    is_control,
+    over_seeds,
+    percent,
+    points,
+    quantity,
+    sentence,
+    share,
+    span,
+)
+
+__all__ = ["Chart", "Row", "gain_chart", "view"]
+
+MANY = 24  # classes; of more, the ends are shown
+EXTREMES = 10
+VERDICTS = {
+    "gain": ("▲", "A gain"),
+    "loss": ("▼", "A loss"),
+    "unclear": ("≈", "No clear difference"),
+    "single": ("•", "One seed"),
+    "control": ("•", "The control"),
+}
+STATUS = {"ok": "✓", "warning": "!", "failed": "✕", "skipped": "–"}
+FIDELITY = {
+    "paper": "Every equation is the source's.",
+    "reconstruction": "A reconstruction: some of what the source leaves open had to be assumed; the notes say what.",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a chart that is a table: its name, its marks, its numbers."""
+
+    name: str
+    track: Track
+    text: str
+    note: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Rows on one scale."""
+
+    rows: Sequence[Row]
+    axis: Sequence[tuple[float, str]]
+
+
+def view(outcome: Outcome) -> dict[str, object]:
+    """Everything that the template shows, as words, numbers and marks."""
+    kind = "control" if is_control(outcome) else direction(outcome.gain)
+    symbol, word = VERDICTS[kind]
+    return {
+        "outcome": outcome,
+        "kind": kind,
+        "symbol": symbol,
+        "verdict": word,
+        "lead": sentence(outcome),
+        "gain_text": points(outcome.gain.mean),
+        "facts": _facts(outcome),
+        "alerts": [f for f in outcome.preflight if f.status in ("failed", "warning")],
+        "figures": _figures(outcome),
+        "curves": _curves(outcome),
+        "gains": gain_chart(_seed_gains(outcome)),
+        "hero": gain_chart([("Gain", outcome.gain)]),
+        "gain_words": _gain_words(outcome),
+        "fidelity": _fidelity(outcome),
+        "calibration": _calibration(outcome),
+        "classes": _classes(outcome),
+        "cost": _cost(outcome),
+        "training": _training(outcome),
+        "status": STATUS,
+        "checks": _checks(outcome),
+        "fidelity_of_code": FIDELITY.get(str(outcome.card.get("fidelity", "")), ""),
+        "values": {name: shown(value) for name, value in outcome.values.items()},
+        "command": broken(outcome.command),
+        "run_file": _yaml(outcome.spec),
+        "environment": flat(outcome.environment),
+    }
+
+
+def accuracy(arms: Sequence[Arm]) -> float:
+    """Mean over seeds."""
+    return fmean(arm.evaluation.accuracy for arm in arms)
+
+
+def steps(outcome: Outcome) -> int:
+    """Of one training."""
+    return max((step for arm in (*outcome.control, *outcome.distilled) for step in arm.curve.steps), default=0)
+
+
+def named(value: object) -> str:
+    """A model or a data set as the run file names it; several are joined."""
+    return " + ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value or "")
+
+
+def _facts(o: Outcome) -> dict[str, str]:
+    held_out = o.distilled[0].evaluation.count
+    facts = {
+        "Teacher": named(o.spec.get("teacher")) or ("" if o.teacher is None else "in the run"),
+        "Student": named(o.spec.get("student")),
+        "Data": named(o.spec.get("data")),
+        "Judged on": f"{counted(held_out, 'held-out image')}, {counted(len(o.classes), 'class')}",
+        "Trained for": f"{counted(steps(o), 'step')}, {counted(len(o.distilled), 'seed')}",
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
+    """(label, value, note, kind)."""
+    over = f"mean of {counted(len(o.distilled), 'seed')}" if len(o.distilled) > 1 else "one seed"
+    found = [("Student", percent(accuracy(o.distilled)), f"accuracy, {over}", "method")]
+    if not is_control(o):
+        found.append(("Control", percent(accuracy(o.control)), "same student, same budget, no teacher", "control"))
+    if o.teacher is not None:
+        found.append(("Teacher", percent(o.teacher.accuracy), "accuracy on the same images", "teacher"))
+    small, large = o.student_cost, o.teacher_cost
+    if large is None:
+        found.append(("Size", quantity(small.parameters), "parameters", ""))
+        found.append(("Operations", quantity(small.flops), "FLOPs for one image", ""))
+        found.append(("Latency", f"{small.latency_ms:.3g} ms", "for one image, here", ""))
+        return found
+    sizes = f"{quantity(small.parameters)} of {quantity(large.parameters)} parameters"
+    flops = f"{quantity(small.flops)} of {quantity(large.flops)} FLOPs an image"
+    latency = f"{small.latency_ms:.3g} of {large.latency_ms:.3g} ms an image, here"
+    found.append(("Size", share(small.parameters, large.parameters), sizes, ""))
+    found.append(("Operations", share(small.flops, large.flops), flops, ""))
+    found.append(("Latency", share(small.latency_ms, large.latency_ms), latency, ""))
+    return found
+
+
+def _lines(arms: Sequence[Arm]) -> list[Line]:
+    return [list(zip(arm.curve.steps, arm.curve.accuracy, strict=False)) for arm in arms]
+
+
+def _curves(o: Outcome) -> dict[str, object] | None:
+    lines = {"control": _lines(o.control), "method": _lines(o.distilled)}
+    if is_control(o):
+        lines.pop("control")
+    if not any(line for arm in lines.values() for line in arm):
+        return None
+    means = {kind: mean_line(arm) for kind, arm in lines.items()}
+    teacher = None if o.teacher is None else o.teacher.accuracy
+    words = _curve_words(o, means)
+    title = "Held-out accuracy during training, " + ("distilled and control" if "control" in lines else "by seed")
+    return {
+        "svg": curves("curves", lines, teacher, title, words),
+        "words": words,
+        "cut": "The axis starts where the last three quarters of training begin, so that differences can be seen.",
+        "names": ["Control", "Distilled"] if "control" in lines else ["Student"],
+        "rows": _curve_rows(means),
+    }
+
+
+def _curve_words(o: Outcome, means: Mapping[str, Line]) -> str:
+    ends = [f"the {'student' if kind == 'method' else kind} is at {percent(line[-1][1])}"
+            for kind, line in reversed(list(means.items())) if line]  # fmt: skip
+    if o.teacher is not None:
+        ends.append(f"the teacher at {percent(o.teacher.accuracy)}")
+    words = f"After {counted(steps(o), 'step')} " + ", ".join(ends) + "."
+    control, method = means.get("control", []), means["method"]
+    if direction(o.gain) == "gain" and control and method:
+        reached = next((step for step, value in method if value >= control[-1][1]), None)
+        if reached is not None and reached < control[-1][0]:
+            words += f" It passed the control's final accuracy after {counted(int(reached), 'step')}."
+    return words
+
+
+def _curve_rows(means: Mapping[str, Line]) -> list[tuple[str, list[str]]]:
+    held = [dict(line) for line in means.values()]
+    every = sorted({step for line in held for step in line})
+    stride = -(-len(every) // 60) or 1
+    kept = [*every[: len(every) - 1 : stride], *every[-1:]]
+    return [(f"{step:,.0f}", [percent(line[step]) if step in line else "–" for line in held]) for step in kept]
+
+
+def _seed_gains(o: Outcome) -> list[tuple[str, Gain]]:
+    single = [
+        (f"Seed {arm.seed}", Gain(mean=gain, low=None, high=None, per_seed=[gain]))
+        for arm, gain in zip(o.distilled, o.gain.per_seed, strict=True)
+    ]
+    return [*single, ("Mean", o.gain)] if len(single) > 1 else single
+
+
+def gain_chart(gains: Sequence[tuple[str, Gain]]) -> Chart:
+    """Gains on one scale with zero in it, their intervals, and a dot for every seed."""
+    held = [v for _, g in gains for v in (g.mean, g.low, g.high, *g.per_seed) if v is not None]
+    scale = Scale.around(held, zero=True)
+    rows = [
+        Row(
+            name,
+            Track.of(scale, "method", mean=gain.mean, low=gain.low, high=gain.high, dots=_dots(gain.per_seed)),
+            span(gain),
+            strong=len(gain.per_seed) > 1,
+        )
+        for name, gain in gains
+    ]
+    return Chart(rows, scale.marks())
+
+
+def _dots(values: Sequence[float]) -> Sequence[float]:
+    return values if len(values) > 1 else ()
+
+
+def _gain_words(o: Outcome) -> str:
+    seeds, won = len(o.gain.per_seed), sum(gain > 0 for gain in o.gain.per_seed)
+    if seeds == 1:
+        return "One seed was run. Its gain may be chance: run at least three to get an interval."
+    each = "every one of the" if won == seeds else "none of the" if won == 0 else f"{won} of"
+    words = f"The student beat its control in {each} {counted(seeds, 'seed')}."
+    closed = _closed(o)
+    return words + (f" Distillation closed {percent(closed, 0)} of the gap to the teacher." if closed else "")
+
+
+def _closed(o: Outcome) -> float | None:
+    """The share of the control's distance to the teacher that distillation made good, where that means something."""
+    if o.teacher is None or direction(o.gain) != "gain":
+        return None
+    gap = o.teacher.accuracy - accuracy(o.control)
+    return (accuracy(o.distilled) - accuracy(o.control)) / gap if gap > 0.002 else None
+
+
+def _measures(o: Outcome, name: str) -> dict[str, Stat]:
+    found: dict[str, Stat] = {}
+    for kind, arms in (("control", [] if is_control(o) else o.control), ("method", o.distilled)):
+        stat = over_seeds([getattr(arm.evaluation, name) for arm in arms])
+        if stat is not None:
+            found[kind] = stat
+    return found
+
+
+NAMES = {"control": "Control", "method": "Distilled", "teacher": "Teacher"}
+
+
+def _stat_chart(stats: Mapping[str, Stat], show: Callable[[float], str]) -> Chart:
+    scale = Scale.around([v for stat in stats.values() for v in stat.values])
+    rows = [
+        Row(NAMES[kind], Track.of(scale, kind, mean=stat.mean, dots=_dots(stat.values)), show(stat.mean))
+        for kind, stat in stats.items()
+    ]
+    return Chart(rows, [])
+
+
+def nats(value: float) -> str:
+    """A divergence or a loss in nats, three digits."""
+    return f"{value:.3f}" if value < 9.9995 else f"{value:.3g}"
+
+
+def _fidelity(o: Outcome) -> dict[str, object] | None:
+    agree, kl = _measures(o, "agreement"), _measures(o, "kl_to_teacher")
+    if "method" not in agree:
+        return None
+    words = f"The student decides as the teacher does on {percent(agree['method'].mean)} of the images"
+    words += f", the control on {percent(agree['control'].mean)}." if "control" in agree else "."
+    if len(kl) == 2:
+        closer = kl["method"].mean < kl["control"].mean
+        words += f" Its probabilities are {'closer to' if closer else 'farther from'} the teacher's than the control's."
+    charts = [("Agreement with the teacher", "share of images, more is closer", _stat_chart(agree, percent))]
+    if kl:
+        charts.append(("KL(teacher ‖ student)", "nats, less is closer", _stat_chart(kl, nats)))
+    return {"words": words, "charts": charts}
+
+
+def _calibration(o: Outcome) -> dict[str, object]:
+    arms = {"control": [] if is_control(o) else o.control, "method": o.distilled}
+    bins = {kind: pooled([arm.evaluation.reliability for arm in held]) for kind, held in arms.items() if held}
+    ece, nll = _measures(o, "ece"), _measures(o, "nll")
+    words = f"The student's confidence is off by {percent(ece['method'].mean)} on average"
+    words += f"; the control's by {percent(ece['control'].mean)}." if "control" in ece else "."
+    rows = [
+        (NAMES[kind], percent(ece[kind].mean), nats(nll[kind].mean), percent(_measures(o, "accuracy")[kind].mean), kind)
+        for kind in bins
+    ]
+    if o.teacher is not None:
+        teacher = o.teacher
+        rows.append(("Teacher", percent(teacher.ece), nats(teacher.nll), percent(teacher.accuracy), "teacher"))
+    title = "Reliability: how often a prediction is right, against how sure it was"
+    table = [(NAMES[k], percent(c), percent(a), f"{n:,}") for k, held in bins.items() for c, a, n in held]
+    return {"words": words, "svg": reliability("reliability", bins, title, words), "rows": rows, "table": table}
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: its images, both accuracies and the difference in points."""
+
+    name: str
+    count: int
+    control: str
+    method: str
+    gain: float
+    text: str
+    track: Track
+
+
+def _classes(o: Outcome) -> dict[str, object] | None:
+    if is_control(o):
+        return None
+    counts = o.distilled[0].evaluation.per_class_count
+    control, method = ([fmean(v) for v in zip(*(arm.evaluation.per_class for arm in arms), strict=True)]
+                       for arms in (o.control, o.distilled))  # fmt: skip
+    known = [i for i, count in enumerate(counts) if count > 0]
+    gains = {i: 100 * (method[i] - control[i]) for i in known}
+    scale = Scale.around(list(gains.values()) or [0.0], zero=True)
+    rows = [
+        ClassRow(
+            o.classes[i],
+            counts[i],
+            percent(control[i]),
+            percent(method[i]),
+            gains[i],
+            points(gains[i], digits=1),
+            Track.bar_of(scale, "method" if gains[i] >= 0 else "control", gains[i]),
+        )
+        for i in sorted(known, key=lambda i: (-gains[i], i))
+    ]
+    if not rows:
+        return None
+    many = len(rows) > MANY
+    better, worse = sum(r.gain > 0.05 for r in rows), sum(r.gain < -0.05 for r in rows)
+    least = min(counts[i] for i in known)
+    words = f"{counted(better, 'class')} gained, {worse:,} lost, {len(rows) - better - worse:,} stayed."
+    note = f"A class has at least {counted(least, 'held-out image')}; one image is up to {100 / least:.1f} points there"
+    return {
+        "words": words,
+        "note": f"{note}, so single classes are noisy.",
+        "best": rows[:EXTREMES] if many else rows,
+        "worst": rows[-EXTREMES:] if many else [],
+        "between": len(rows) - 2 * EXTREMES if many else 0,
+        "all": rows if many else [],
+        "empty": [o.classes[i] for i, count in enumerate(counts) if count == 0],
+    }
+
+
+def _cost(o: Outcome) -> list[tuple[str, str, str, str]]:
+    """(what, teacher, student, share)."""
+    small, large = o.student_cost, o.teacher_cost
+
+    def row(name: str, field: str, show: Callable[[float], str]) -> tuple[str, str, str, str]:
+        mine = getattr(small, field)
+        theirs = None if large is None else getattr(large, field)
+        return name, "" if theirs is None else show(theirs), show(mine), "" if theirs is None else share(mine, theirs)
+
+    return [
+        row("Parameters", "parameters", lambda v: f"{v:,}"),
+        row("FLOPs for one image", "flops", quantity),
+        row("Latency of one image", "latency_ms", lambda v: f"{v:.3g} ms"),
+        row("Memory of the weights", "memory_mb", lambda v: f"{v:.3g} MB"),
+    ]
+
+
+def _training(o: Outcome) -> list[tuple[str, str, str, str]]:
+    """(arm, a seed, together, note)."""
+    rows: list[tuple[str, str, str, str]] = []
+    for name, arms in (("Control", [] if is_control(o) else o.control), ("Distilled", o.distilled)):
+        if arms:
+            cached = sum(arm.cached for arm in arms)
+            note = f"{cached} of {len(arms)} from the cache" if cached else ""
+            spent = [arm.seconds for arm in arms]
+            rows.append((name, duration(fmean(spent)), duration(sum(spent)), note))
+    return rows
+
+
+def _checks(o: Outcome) -> str:
+    if not o.preflight:
+        return "No check was run."
+    held = {status: sum(f.status == status for f in o.preflight) for status in STATUS}
+    said = {"ok": "passed", "warning": "to look at", "failed": "failed", "skipped": "did not apply"}
+    return (
+        f"Of {counted(len(o.preflight), 'check')}, "
+        + ", ".join(f"{number} {said[status]}" for status, number in held.items() if number)
+        + "."
+    )
+
+
+def shown(value: object) -> str:
+    """A setting's value as one would write it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested facts as dotted names."""
+    found: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return found
+
+
+def broken(command: str) -> str:
+    """A command over several lines that a shell still takes as one; left alone where taking it apart changes it."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    if shlex.join(words) != command.replace("[redacted]", "'[redacted]'"):
+        return command
+    parts = [shlex.quote(word) for word in words]
+    return " ".join(f"\\\n  {part}" if word.startswith("--") else part for word, part in zip(words, parts, strict=True))
+
+
+def _yaml(tree: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)

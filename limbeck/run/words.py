@@ -1,0 +1,155 @@
+"""A run's numbers in plain words. Text for people: terminals, reports, model cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from limbeck.run.outcome import Gain, Outcome, interval
+
+__all__ = ["Stat", "direction", "over_seeds", "percent", "points", "quantity", "sentence", "share"]
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A number over seeds; without an interval when there is one seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+
+
+def over_seeds(values: Sequence[float | None]) -> Stat | None:
+    """Mean and 95 % interval of a number, or ``None`` where it was not measured for every seed."""
+    known = tuple(v for v in values if v is not None)
+    if not known or len(known) < len(values):
+        return None
+    found = interval(known)
+    return Stat(found[0], found[1], found[2], known) if found else Stat(known[0], None, None, known)
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """``0.9412`` -> ``94.1 %``."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def _digits(*values: float) -> int:
+    """One decimal, or two where one would show something that is not zero as zero."""
+    return 1 if all(v == 0 or abs(v) >= 0.05 for v in values) else 2
+
+
+def points(value: float, *, sign: bool = True, digits: int | None = None) -> str:
+    """Points of accuracy with their sign: ``+1.8``. What rounds to zero has none."""
+    shown = f"{value:+.{_digits(value) if digits is None else digits}f}"
+    shown = shown[1:] if float(shown) == 0 else shown
+    return shown if sign else shown.lstrip("+-")
+
+
+def span(gain: Gain, *, sign: bool = True) -> str:
+    """A gain and its interval: ``+1.8 [+1.1, +2.5]``."""
+    if gain.low is None or gain.high is None:
+        return points(gain.mean, sign=sign)
+    digits = _digits(gain.mean, gain.low, gain.high)
+    mean, low, high = (points(v, digits=digits) for v in (gain.mean, gain.low, gain.high))
+    text = f"{mean} [{low}, {high}]"
+    return text if sign else text.replace("+", "").replace("-", "")
+
+
+def quantity(value: float) -> str:
+    """``272474`` -> ``272 k``; three digits and a unit prefix."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{unit}" if abs(value) < 999.5 * size else f"{value / size:,.0f}{unit}"
+    return f"{value:.3g}"
+
+
+def share(part: float, whole: float) -> str:
+    """``9 %``, ``0.4 %`` or ``2.3 times``: a part of a whole, from far below it to above it."""
+    if whole <= 0:
+        return "unknown"
+    ratio = part / whole
+    if ratio >= 1.995:
+        return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:,.0f} times"
+    if ratio < 0.0005:
+        return "less than 0.1 %"
+    return percent(ratio, 0 if ratio >= 0.00995 else 1)
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``, ``1,000 classes``."""
+    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
+def is_control(outcome: Outcome) -> bool:
+    """Whether the method reads nothing from a teacher: then the run is the control itself."""
+    return outcome.card.get("signal") == "none"
+
+
+def direction(gain: Gain) -> Literal["gain", "loss", "unclear", "single"]:
+    """What the seeds say: ``unclear`` when the 95 % interval holds 0, ``single`` when one seed gives no interval."""
+    if gain.low is None or gain.high is None:
+        return "single"
+    return "gain" if gain.low > 0 else "loss" if gain.high < 0 else "unclear"
+
+
+def without(outcome: Outcome) -> str:
+    """What the control is."""
+    return "the same student without " + ("distillation" if outcome.teacher is None else "the teacher")
+
+
+def sentence(outcome: Outcome) -> str:
+    """The run in one or two plain sentences, as honest about a loss as about a gain.
+
+    >>> sentence(outcome)
+    'The student gained 1.8 points [1.1, 2.5] over the same student without the teacher (3 seeds), at 9 % of the
+    teacher's cost.'
+
+    The cost is the student's share of the teacher's operations for one image.
+    """
+    gain, seeds = outcome.gain, f"({counted(len(outcome.gain.per_seed), 'seed')})"
+    if is_control(outcome):
+        reached = fmean(arm.evaluation.accuracy for arm in outcome.distilled)
+        return f"The student reached {percent(reached)} {seeds}. Nothing was distilled: this run is the control."
+    cost = ""
+    if outcome.teacher_cost is not None and outcome.teacher_cost.flops > 0:
+        cost = f", at {share(outcome.student_cost.flops, outcome.teacher_cost.flops)} of the teacher's cost"
+        cost = cost.replace(" times of", " times")
+    lost = gain.mean < 0
+    said = f"{'lost' if lost else 'gained'} {points(gain.mean, sign=False)} points"
+    against = f"{'against' if lost else 'over'} {without(outcome)}"
+    match direction(gain):
+        case "single" if gain.mean == 0:
+            return f"The student scored the same as {without(outcome)}{cost}. One seed cannot tell a gain from chance."
+        case "single":
+            return f"The student {said} {against}, in one seed{cost}. One seed cannot tell a gain from chance."
+        case "unclear":
+            return (
+                f"No clear difference: {span(gain)} points against {without(outcome)} {seeds}{cost}. "
+                "The 95 % interval includes 0."
+            )
+        case "gain":
+            return f"The student gained {_plain(gain)} {against} {seeds}{cost}."
+        case "loss":
+            turned = Gain(mean=-gain.mean, low=-(gain.high or 0), high=-(gain.low or 0), per_seed=[])
+            return f"The student lost {_plain(turned)} {against} {seeds}{cost}."
+
+
+def _plain(gain: Gain) -> str:
+    mean, between = span(gain, sign=False).split(" ", 1)
+    return f"{mean} points {between}"
