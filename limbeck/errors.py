@@ -25,6 +25,12 @@ class InputError(ValueError):
         super().__init__(" ".join(f"{field}: {shown!r} {fix}".split()))
 
 
+def brief(error: BaseException) -> str:
+    """What an exception of another library says, in one line of bearable length."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 200 else said[:197] + "..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'tau'?"``, or the known names when nothing is near."""
     names = sorted(known)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limbeck.data.images import DataPair, ImageSet
 from limbeck.data.noise import resized
-from limbeck.errors import InputError, nearest
+from limbeck.errors import InputError, brief, nearest
 
 __all__ = ["load_data"]
 
@@ -186,7 +186,7 @@ def _tables(where: str, files: Sequence[str], size: Size) -> _Raw:
         try:
             table = parquet.read_table(file)
         except (pa.ArrowException, OSError) as error:
-            raise InputError("data", file, f"is no parquet file that can be read: {error}") from None
+            raise InputError("data", file, f"is no parquet file that can be read: {brief(error)}") from None
         image, label = _columns(file, table.column_names)
         held = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         names = held.get("info", {}).get("features", {}).get(label, {}).get("names") or names
@@ -208,7 +208,7 @@ def _hub(reference: str, size: Size) -> tuple[_Raw, _Raw | None]:
     try:
         held = datasets.load_dataset(reference)
     except Exception as error:  # the library raises whatever the network, the Hub or the builder did
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {brief(error)}"
         raise InputError("data", reference, f"is no folder here, nor to be had from the Hub ({reason})") from None
     tests = [name for name in ("test", "validation", "val") if name in held]
     if "train" not in held:
@@ -231,7 +231,7 @@ def _npz(path: Path) -> tuple[_Raw, _Raw | None]:
         with np.load(path, allow_pickle=False) as held:
             arrays = {key: held[key] for key in held.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged file
-        reason = "it holds Python objects, which are never read" if "pickle" in str(error) else str(error)
+        reason = "it holds Python objects, which are never read" if "pickle" in str(error) else brief(error)
         raise InputError("data", str(path), f"cannot be read as .npz: {reason}") from None
     for key in ("image", "label") + (("label_test",) if "image_test" in arrays else ()):
         if key not in arrays:
@@ -289,7 +289,7 @@ def _decode(items: Iterable[tuple[str, Any]], where: str, size: Size) -> Tensor:
                 array = np.asarray(ImageOps.exif_transpose(image).convert("L" if grey else "RGB"))
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise InputError(
-                name, type(error).__name__, f"came of reading this image ({error}); repair or drop it"
+                name, type(error).__name__, f"came of reading this image ({brief(error)}); repair or drop it"
             ) from None
         arrays.append(array if wanted is None else fit(array, *wanted))
     if not arrays:

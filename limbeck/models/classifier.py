@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import InputError, nearest
+from limbeck.errors import InputError, brief, nearest
 
 __all__ = ["Classifier", "counted", "same_classes"]
 
@@ -99,7 +99,7 @@ class _Trace:
         except Exception as error:  # whatever a foreign network raises on these images is the user's answer
             shape = "x".join(map(str, model.shape))
             raise InputError(
-                "shape", shape, f"images do not run through {type(model.net).__name__}: {error}"
+                "shape", shape, f"images do not run through {type(model.net).__name__}: {brief(error)}"
             ) from error
         finally:
             for handle in handles:
@@ -183,11 +183,12 @@ def same_classes(field: str, ours: Sequence[str], data: Sequence[str]) -> None:
     """
     if len(ours) != len(data):
         raise InputError(field, f"{len(ours)} classes", f"is not what the data have: {len(data)}")
-    if counted(ours) or counted(data):
+    mixed = set(ours) == set(data)
+    if not mixed and (counted(ours) or counted(data)):
         return
     for k, (mine, theirs) in enumerate(zip(ours, data, strict=True)):
         if mine != theirs:
-            order = " (the same names in another order)" if set(ours) == set(data) else ""
+            order = " (the same names in another order)" if mixed else ""
             raise InputError(
                 field, mine, f"is its class {k}; the data's is {theirs!r}{order}: make the two lists agree"
             )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from limbeck.core.checkpoint import atomic_folder
 from limbeck.core.modules import unwrap
-from limbeck.errors import InputError, nearest
+from limbeck.errors import InputError, brief, nearest
 from limbeck.models.classifier import Classifier, counted, same_classes
 from limbeck.models.resnet import resnet
 from limbeck.models.tiny import cnn, mixer, mlp, vit
@@ -186,7 +186,7 @@ def _call(reference: str, shape: Shape, classes: Classes) -> Classifier:
         open_ended = any(p.kind is p.VAR_KEYWORD for p in taken.values())
         net = factory(**{k: v for k, v in given.items() if k in taken or (open_ended and k == "num_classes")})
     except Exception as error:  # whatever foreign code raises is the user's answer
-        raise InputError("model", reference, f"could not be made: {type(error).__name__}: {error}") from error
+        raise InputError("model", reference, f"could not be made: {type(error).__name__}: {brief(error)}") from error
     if not isinstance(net, nn.Module):
         raise InputError("model", reference, f"returned a {type(net).__name__}, which is no torch.nn.Module")
     return net if isinstance(net, Classifier) else Classifier(net, shape=shape, classes=classes)
@@ -198,7 +198,7 @@ def _saved(folder: Path, shape: Shape | None) -> Classifier:
         made, own, names = facts["reference"], facts["shape"], facts["classes"]
         face = {key: facts[key] for key in ("mean", "std", "head", "stages")}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError("model", str(folder), f"has a damaged limbeck.json ({error}); save it again") from None
+        raise InputError("model", str(folder), f"has a damaged limbeck.json ({brief(error)}); save it again") from None
     if shape is not None and tuple(shape) != tuple(own):
         said = "x".join(map(str, own))
         raise InputError(
@@ -221,7 +221,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError("weights", str(path), f"is damaged: {error}") from None
+        raise InputError("weights", str(path), f"is damaged: {brief(error)}") from None
 
 
 def _fill(model: Classifier, state: Mapping[str, Tensor], where: str) -> None:
@@ -282,7 +282,7 @@ def _from_config(folder: Path, shape: Shape, classes: Classes | None) -> nn.Modu
         config.id2label, config.label2id = dict(enumerate(names)), {name: k for k, name in enumerate(names)}
         return AutoModelForImageClassification.from_config(config, trust_remote_code=False).float()
     except Exception as error:  # transformers raises many kinds for a config it cannot use
-        raise InputError("model", str(folder), f"is no image classifier: {error}") from None
+        raise InputError("model", str(folder), f"is no image classifier: {brief(error)}") from None
 
 
 def _pretrained(reference: str) -> nn.Module:
@@ -293,7 +293,9 @@ def _pretrained(reference: str) -> nn.Module:
             reference, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # the network, the Hub, a config, a file: each with exceptions of its own
-        raise InputError("model", reference, f"cannot be had as a transformers image classifier: {error}") from None
+        raise InputError(
+            "model", reference, f"cannot be had as a transformers image classifier: {brief(error)}"
+        ) from None
     for kind in ("missing_keys", "mismatched_keys"):
         if report[kind]:
             key = sorted(map(str, report[kind]))[0]

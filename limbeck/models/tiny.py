@@ -87,17 +87,21 @@ class _Patches(nn.Module):
 
 
 def vit(width: int = 64, depth: int = 4, *, shape: Sequence[int], classes: Classes) -> Classifier:
-    """A vision transformer on 8 x 8 patches or so (the patch is an eighth of the image), 16 channels a head."""
-    net = _Patches(shape, max(1, min(shape[1:]) // 8), width, _count(classes))
+    """A vision transformer; a patch is an eighth of the image and at least 2x2, an attention head has 16 channels."""
+    net = _Patches(shape, _patch(shape), width, _count(classes))
     net.blocks.extend(_Attention(width, width // 16) for _ in range(depth))
     return Classifier(net, shape=shape, classes=classes, stages=_blocks(depth), **_halves(shape))
 
 
 def mixer(width: int = 64, depth: int = 4, *, shape: Sequence[int], classes: Classes) -> Classifier:
-    """An MLP-mixer on 8 x 8 patches or so."""
-    net = _Patches(shape, max(1, min(shape[1:]) // 8), width, _count(classes))
+    """An MLP-mixer on such patches."""
+    net = _Patches(shape, _patch(shape), width, _count(classes))
     net.blocks.extend(_Mixing(width, net.tokens) for _ in range(depth))
     return Classifier(net, shape=shape, classes=classes, stages=_blocks(depth), **_halves(shape))
+
+
+def _patch(shape: Sequence[int]) -> int:
+    return max(2, min(shape[1:]) // 8)
 
 
 def _blocks(depth: int) -> list[str]:
