@@ -157,4 +157,6 @@ def _log(share: float | Tensor) -> float | Tensor:
 
 def _times(weight: float | Tensor, value: Tensor) -> Tensor:
     """``weight * value`` with ``0 * inf = 0``."""
-    return weight * value.masked_fill(torch.as_tensor(weight, device=value.device) == 0, 0)
+    if isinstance(weight, Tensor):
+        return weight * value.masked_fill(weight == 0, 0)
+    return weight * value if weight else torch.zeros_like(value)

@@ -85,6 +85,8 @@ def test_zipf_needs_positions_not_indices():
     torch.testing.assert_close(got, torch.tensor([[0.0, 1 / 3, 1.0, 1 / 2]]) / (1 + 1 / 2 + 1 / 3))
     masked = targets.zipf_by_rank(torch.tensor([[-math.inf, 1.0, 2.0, -math.inf]]), torch.tensor([2]))
     assert masked[0, 2] == 0 and masked[0, 1] == masked.max()
+    tied = targets.zipf_by_rank(torch.zeros(1, 2000), torch.tensor([0]))[0, 1:]
+    assert (tied.diff() < 0).all()  # ties go to the lower class
     assert not targets.zipf_by_rank(sample().requires_grad_(), torch.zeros(4, dtype=torch.int64)).requires_grad
 
 
