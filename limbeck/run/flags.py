@@ -26,14 +26,14 @@ class Parser(argparse.ArgumentParser):
 
     def parse_all(self, arguments: list[str]) -> dict[str, Any]:
         """Every flag that was given, by its destination."""
-        found, rest = self.parse_known_args(arguments)
+        found, rest = self.parse_known_args([_dashed(word) for word in arguments])
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]
             name = rest[0].split("=")[0]
             if name.startswith("-"):
                 raise InputError(name, " ".join(rest[1:2]), "is no flag of this command" + nearest(name, flags))
             raise InputError(self.prog, name, "is one word too many; flags begin with --")
-        return {name: given for name, given in vars(found).items() if given is not argparse.SUPPRESS}
+        return vars(found)
 
     def error(self, message: str) -> NoReturn:
         """Argparse's own complaints, as one of ours."""
@@ -52,9 +52,17 @@ def add_flags(parser: argparse.ArgumentParser, title: str, model: type[BaseModel
         if kind == "yes|no":
             settings |= {"nargs": "?", "const": "yes"}
         group.add_argument(
-            f"--{prefix}{name}", dest=f"{prefix}{name}", metavar=kind, default=argparse.SUPPRESS,
+            _dashed(f"--{prefix}{name}"), dest=f"{prefix}{name}", metavar=kind, default=argparse.SUPPRESS,
             help=_help(field).replace("%", "%%"), **settings,
         )  # fmt: skip
+
+
+def _dashed(word: str) -> str:
+    """``--teacher_view`` is ``--teacher-view``: a flag is its field, whichever way it is written."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
 
 
 def _kind(hint: Any) -> tuple[str, bool]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
+from limbeck.run.outcome import Finding
 
-__all__ = ["FitId", "Log", "RunFolder", "open_log"]
+__all__ = ["FitId", "Log", "RunFolder"]
 
 
 class FitId(NamedTuple):
@@ -43,15 +44,50 @@ class RunFolder:
         return self.root / "checkpoints" / f"seed-{which.seed}" / which.arm / which.fit
 
     def check_new(self) -> None:
-        """Refuse a folder that holds something, before anything is computed.
+        """Refuse a folder that holds something.
 
         Raises:
             InputError: naming what to do instead.
         """
         if self.run_file.exists():
             raise InputError("--out", str(self.root), "holds another run; `limbeck resume` it or name another folder")
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        ours = {self.environment.name, self.preflight.name, ".lock"}  # a run that was killed while it began
+        if self.root.exists() and not (self.root.is_dir() and {p.name for p in self.root.iterdir()} <= ours):
             raise InputError("--out", str(self.root), "is not an empty folder; name another")
+
+    def begin(self, run_file: str, facts: Mapping[str, Any], findings: list[Finding]) -> None:
+        """Take possession of a new folder. The run file comes last: it says that the rest is there.
+
+        Raises:
+            InputError: when another process was faster, or nothing can be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError("--out", str(self.root), f"cannot be made ({error.strerror}); name another") from None
+        self.lock()
+        self.check_new()
+        write_atomic(self.environment, json.dumps(facts, indent=1) + "\n")
+        write_atomic(self.preflight, json.dumps([f.model_dump() for f in findings], indent=1) + "\n")
+        write_atomic(self.run_file, run_file)
+
+    def go_on(self, run_file: str, facts: Mapping[str, Any]) -> list[Finding]:
+        """Take possession of the folder of this very run; gives what its preflight found.
+
+        Raises:
+            InputError: when the run or its data is another, or the folder is damaged.
+        """
+        self.lock()
+        if self.run_file.read_text(encoding="utf-8") != run_file:
+            raise InputError("--out", str(self.root), "holds another run; `limbeck resume` it or name another folder")
+        try:
+            before = json.loads(self.environment.read_text(encoding="utf-8"))["data"]
+            findings = [Finding(**f) for f in json.loads(self.preflight.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError("folder", str(self.root), "is damaged; start anew in another") from None
+        if before != facts["data"]:
+            raise InputError("data", str(self.root), "has changed since this run began; start anew in another folder")
+        return findings
 
     def check_run(self) -> None:
         """Refuse a folder that holds no run.
@@ -85,18 +121,17 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
-    def kept(self, path: Path, make: Callable[[], str]) -> str:
-        """A file's content, made and written when it is not there: a step of a run that is done once."""
-        if not path.is_file():
-            write_atomic(path, make())
-        return path.read_text(encoding="utf-8")
-
 
 class Log:
-    """``metrics.jsonl``: one row for some steps of a training. After a resume it is as if nothing had happened."""
+    """``metrics.jsonl``: one row for some steps of a training. After a resume it is as if nothing had happened.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the file; read when it is there.
+        write: whether this process is the one that writes it.
+    """
+
+    def __init__(self, path: Path, *, write: bool = True) -> None:
+        self.path, self.writes = path, write
         self.rows: list[dict[str, Any]] = []
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         for line in text.splitlines():
@@ -104,7 +139,7 @@ class Log:
                 self.rows.append(json.loads(line))
             except ValueError:  # a line that was being written when the process was killed
                 break
-        if text and text != self._text():
+        if write and text != self._text():
             write_atomic(path, self._text())
 
     def of(self, which: FitId) -> list[dict[str, Any]]:
@@ -116,7 +151,8 @@ class Log:
         kept = [r for r in self.rows if (r["seed"], r["arm"], r["fit"]) != which or r["step"] <= step]
         if len(kept) < len(self.rows):
             self.rows = kept
-            write_atomic(self.path, self._text())
+            if self.writes:
+                write_atomic(self.path, self._text())
 
     def write(self, which: FitId, row: Mapping[str, Any]) -> None:
         """Append a row.
@@ -125,6 +161,8 @@ class Log:
             InputError: when the disk is full.
         """
         self.rows.append({**which._asdict(), **row})
+        if not self.writes:
+            return
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self.rows[-1]) + "\n")

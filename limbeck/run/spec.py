@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from functools import cache
@@ -28,7 +29,7 @@ from limbeck.core.method import hyperparameters
 from limbeck.core.schedule import parse
 from limbeck.errors import InputError, nearest
 
-__all__ = ["RunSpec", "make_spec", "read_yaml", "typed_values", "values_model", "write_yaml"]
+__all__ = ["RunSpec", "command", "make_spec", "read_yaml", "typed_values", "values_model", "write_yaml"]
 
 M = TypeVar("M", bound=BaseModel)
 VERSION = 1
@@ -54,7 +55,9 @@ class RunSpec(_Checked):
     version: Literal[1] = VERSION
     method: str = Field(description="the method's key; `limbeck methods` lists them")
     values: dict[str, Any] = Field({}, description="the method's hyper-parameters")
-    student: str = Field(description="what is trained: a small network (cnn-8-16), pkg.module:factory, folder or Hub id")
+    student: str = Field(
+        description="what is trained: a small network (cnn-8-16), pkg.module:factory, folder or Hub id"
+    )
     teacher: Annotated[list[str], BeforeValidator(lambda t: [t] if isinstance(t, str) else t)] = Field(
         [], description="a pretrained network: a folder, file or Hub id; again for several"
     )
@@ -137,6 +140,19 @@ def typed_values(spec: RunSpec) -> dict[str, Any]:
     """The method's hyper-parameters as it takes them: schedules as schedules."""
     values = values_model(spec.method)(**spec.values)
     return {name: getattr(values, name) for name in type(values).model_fields}
+
+
+def command(spec: RunSpec, out: str) -> str:
+    """The command that repeats a run: what differs from the defaults."""
+    words = ["limbeck", "run", spec.method]
+    settings = {name: value for name, value in spec if name not in ("version", "method", "values")}
+    for prefix, model, given in (("", RunSpec, settings), ("method.", values_model(spec.method), typed_values(spec))):
+        for name, field in model.model_fields.items():
+            if name not in given or given[name] == field.get_default(call_default_factory=True):
+                continue
+            for value in given[name] if isinstance(given[name], list | tuple) else [given[name]]:
+                words += [f"--{prefix}{name}".replace("_", "-"), str(value)]
+    return shlex.join([*words, "--out", out])
 
 
 def _validated(model: type[M], given: Mapping[str, Any], prefix: str) -> M:

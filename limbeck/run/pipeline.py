@@ -1,0 +1,222 @@
+"""The whole run: resolve, preflight, control, distil, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from limbeck.core.card import find, method_class
+from limbeck.core.checkpoint import write_atomic
+from limbeck.errors import InputError
+from limbeck.models.classifier import Classifier
+from limbeck.models.load import CARD, load_classifier, save_classifier
+from limbeck.run.control import cache_folder, control
+from limbeck.run.cost import cost
+from limbeck.run.doctor import environment
+from limbeck.run.evaluation import evaluate, log_probabilities
+from limbeck.run.folder import Log, RunFolder
+from limbeck.run.outcome import Arm, Finding, Outcome, paired_gain
+from limbeck.run.preflight import preflight
+from limbeck.run.progress import Show
+from limbeck.run.redact import redact_text
+from limbeck.run.report import sentence, write_report
+from limbeck.run.resolve import resolve
+from limbeck.run.spec import command, make_spec, typed_values, write_yaml
+from limbeck.run.task import Task
+from limbeck.run.training import Run, Training
+
+__all__ = ["distil", "examine", "run"]
+
+
+def distil(settings: Mapping[str, Any], out: Path | str, *, quiet: bool = True) -> Outcome:
+    """``limbeck run`` in Python: ``distil({"method": "kd", "student": "cnn-8-16", ...}, "runs/x")``.
+
+    Called again with the same settings, it goes on where it was killed, or returns what is there.
+
+    Args:
+        settings: what a run file holds.
+        out: the run's folder.
+        quiet: print nothing.
+
+    Raises:
+        InputError: for settings that cannot be, naming the field, the value and the fix.
+    """
+    with Show(quiet=quiet) as show:
+        return run(resolve(make_spec(settings)), RunFolder(Path(out)), show)
+
+
+def examine(task: Task) -> list[Finding]:
+    """The preflight of a run."""
+    return preflight(task, find(task.spec.method), typed_values(task.spec))
+
+
+def run(
+    task: Task,
+    folder: RunFolder,
+    show: Show,
+    *,
+    check: Callable[[Task], list[Finding]] = examine,
+    force: bool = False,
+    cache: bool = True,
+) -> Outcome:
+    """Train control and student for every seed and write the report. What is already in the folder is not done again.
+
+    Args:
+        task: from :func:`limbeck.run.resolve.resolve`.
+        folder: new, or of this very run.
+        show: what a person sees.
+        check: the preflight; one that returns nothing skips it.
+        force: go on in spite of failed findings.
+        cache: use and fill the cache of controls.
+
+    Raises:
+        InputError: when the folder holds another run, when the preflight fails, when the disk is full.
+    """
+    accelerator = _accelerator(task, folder)
+    main = accelerator is None or accelerator.is_main_process
+    found = _begin(task, folder, check, force=force) if main else []
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+        plain = {k: v for k, v in task.spec.model_dump(mode="json").items() if isinstance(v, int | float | str)}
+        accelerator.init_trackers("limbeck", plain)
+    try:
+        of = Run(task, folder, Log(folder.metrics, write=main), show, accelerator)
+        arms = _Arms(of, cache_folder() if cache else None)
+        pairs = [
+            (arms.control(seed), arms.method(seed))
+            for seed in range(task.spec.first_seed, task.spec.first_seed + task.spec.seeds)
+        ]
+        outcome = _outcome(task, folder, pairs, found)
+        if main:
+            write_report(outcome, folder.root)
+            write_atomic(folder.student / "README.md", _model_card(outcome, task.train.shape))
+    finally:
+        folder.unlock()
+        if accelerator is not None:
+            accelerator.end_training()
+    return outcome
+
+
+def _begin(task: Task, folder: RunFolder, check: Callable[[Task], list[Finding]], *, force: bool) -> list[Finding]:
+    run_file = write_yaml(task.spec)
+    facts = {**environment(), "data": {"train": task.train.fingerprint, "test": task.test.fingerprint}}
+    if folder.run_file.exists():
+        return folder.go_on(run_file, facts)
+    folder.check_new()
+    found = check(task)
+    bad = [f for f in found if f.status == "failed"]
+    if bad and not force:
+        raise InputError(f"preflight, {bad[0].name}", bad[0].measured, f"is a failure. {bad[0].fix}")
+    folder.begin(run_file, facts, found)
+    return found
+
+
+class _Arms:
+    """The trainings of a run, each done once: a finished one is read from its file."""
+
+    def __init__(self, of: Run, cache: Path | None) -> None:
+        self.of, self.cache = of, cache
+        self.targets: Tensor | None = None
+
+    def control(self, seed: int) -> Arm:
+        """The student without the teacher."""
+        return self._once(seed, "control", lambda training: control(training, self._targets(), self.cache))
+
+    def method(self, seed: int) -> Arm:
+        """The student with it; the first seed's is kept."""
+        return self._once(seed, self.of.task.spec.method, self._distil)
+
+    def _distil(self, training: Training) -> Arm:
+        task = self.of.task
+        student = method_class(find(task.spec.method)).distil(training.setting(), typed_values(task.spec))
+        if not isinstance(student, Classifier):
+            raise TypeError(f"{task.spec.method} made a {type(student).__name__}, which is no Classifier")
+        evaluation = evaluate(student, task.test, self._targets())
+        if training.seed == task.spec.first_seed and self.of.main:
+            save_classifier(student, self.of.folder.student)
+        return Arm(seed=training.seed, evaluation=evaluation, curve=training.curve(), seconds=training.seconds())
+
+    def _once(self, seed: int, name: str, make: Callable[[Training], Arm]) -> Arm:
+        path = self.of.folder.arm(seed, name)
+        if path.is_file():
+            return Arm.model_validate_json(path.read_text(encoding="utf-8"))
+        arm = make(Training(self.of, seed, name))
+        if self.of.main:
+            write_atomic(path, arm.model_dump_json(indent=1))
+        how = " (from the cache)" if arm.cached else f" in {arm.seconds:.0f} s"
+        self.of.show.line(f"seed {seed}  {name}: test accuracy {arm.evaluation.accuracy:.1%}{how}")
+        return arm
+
+    def _targets(self) -> Tensor | None:
+        """The teacher's log-probabilities on the test images, computed once."""
+        teacher = self.of.task.teacher
+        if self.targets is None and teacher is not None:
+            self.targets = log_probabilities(teacher, self.of.task.test)
+        return self.targets
+
+
+def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found: list[Finding]) -> Outcome:
+    spec, (control_arms, arms) = task.spec, zip(*pairs, strict=True)
+    notes: list[str] = []
+    extra = arms[0].curve.steps[-1:] and arms[0].curve.steps[-1] - control_arms[0].curve.steps[-1]
+    if extra:
+        notes.append(f"The method trained {extra:,} steps more than the control: its gain has that price too.")
+    if any(arm.cached for arm in control_arms):
+        notes.append("Controls were taken from the cache: the same student, data and settings were trained before.")
+    if any(f.status == "failed" for f in found):
+        notes.append("The run was forced in spite of a failed preflight.")
+    student, teacher = load_classifier(str(folder.student)).to(task.device), task.teacher
+    return Outcome(
+        method=spec.method,
+        card=asdict(find(spec.method)),
+        values=spec.values,
+        spec=spec.model_dump(mode="json"),
+        command=command(spec, folder.root.name),
+        classes=list(task.classes),
+        teacher=evaluate(teacher, task.test) if teacher is not None else None,
+        teacher_cost=cost(teacher, teacher.example) if teacher is not None else None,
+        student_cost=cost(student, student.example),
+        control=list(control_arms),
+        distilled=list(arms),
+        gain=paired_gain(control_arms, arms),
+        preflight=found,
+        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        notes=notes,
+    )
+
+
+def _model_card(outcome: Outcome, shape: tuple[int, ...]) -> str:
+    """What someone who finds the student's folder must know."""
+    card, arm = outcome.card, outcome.distilled[0]
+    text = f"""{sentence(outcome)}
+
+- Method: `{outcome.method}`, {card["title"]} ({card["year"]}), {card["url"]}
+- Data: `{redact_text(outcome.spec["data"])}`, {len(outcome.classes)} classes, tested on {arm.evaluation.count:,} images
+- Test accuracy of these weights (seed {arm.seed}): {arm.evaluation.accuracy:.1%}
+- Size: {outcome.student_cost.parameters:,} parameters, {outcome.student_cost.memory_mb:.2f} MB
+
+Repeat the run:
+
+```
+{redact_text(outcome.command)}
+```
+
+Limitations: it was trained and tested on the data above alone and knows no class but those; its probabilities are only
+as calibrated as the run's report says; what the teacher gets wrong, the student may have learnt."""
+    return CARD.format(text=text, shape="x".join(map(str, shape)), count=len(outcome.classes))
+
+
+def _accelerator(task: Task, folder: RunFolder) -> Accelerator | None:
+    """For a run over several processes, or one that logs elsewhere; nothing of it is used otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not task.spec.trackers:
+        return None
+    return Accelerator(
+        cpu=task.device.type == "cpu", log_with=list(task.spec.trackers) or None, project_dir=str(folder.root)
+    )
