@@ -49,8 +49,8 @@ def bytes_of(model: nn.Module) -> int:
 
 
 def _flops(call: Callable[[], object]) -> int:
-    """Operations of a call. Fused attention is taken apart first: torch's counter does not know the CPU's kernel, nor the
-    fast path of ``nn.MultiheadAttention``."""
+    """Operations of a call, with fused attention taken apart: torch's counter knows neither the CPU's kernel for it nor
+    the fast path of ``nn.MultiheadAttention``."""
     counter, fast = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

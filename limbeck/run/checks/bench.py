@@ -1,0 +1,196 @@
+"""What the checks look at: a run's models and data, in copies small enough to try things on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.card import Card, method_class
+from limbeck.core.checkpoint import restore_rng, rng_state
+from limbeck.core.method import Clock, Method, Setting, Update
+from limbeck.data.batches import Batches, Images
+from limbeck.data.images import ImageSet
+from limbeck.models.classifier import Classifier
+from limbeck.run.evaluation import log_probabilities
+from limbeck.run.task import Task
+
+__all__ = [
+    "CLOCKS",
+    "Bench",
+    "Said",
+    "failed",
+    "gradients",
+    "ok",
+    "same_draws",
+    "skipped",
+    "teachers_of",
+    "updates",
+    "warning",
+]
+
+STEPS = 100
+CLOCKS = (Clock(0, STEPS), Clock(STEPS // 2, STEPS), Clock(STEPS - 1, STEPS))  # schedules and stages differ over a run
+PROBED = 512  # held-out images that the teacher is tried on
+TRIED = 64  # images a training step is tried with
+FITS = 3  # of a procedure that are looked at
+
+
+class Said(NamedTuple):
+    """What a check found, and what to do about it."""
+
+    status: Literal["ok", "warning", "failed", "skipped"]
+    measured: str
+    fix: str = ""
+
+
+def ok(measured: str) -> Said:
+    """Nothing to do."""
+    return Said("ok", measured)
+
+
+def warning(measured: str, fix: str) -> Said:
+    """The run may go on, and its result may disappoint."""
+    return Said("warning", measured, fix)
+
+
+def failed(measured: str, fix: str) -> Said:
+    """The run would be wrong."""
+    return Said("failed", measured, fix)
+
+
+def skipped(why: str) -> Said:
+    """The check does not apply here."""
+    return Said("skipped", why)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A run under examination. Whatever is trained or put into another mode here is a copy."""
+
+    task: Task
+    card: Card
+    values: Mapping[str, Any]
+
+    @cached_property
+    def student(self) -> Classifier:
+        """The run's first student, untrained. Only to be looked at."""
+        return self.task.student(self.task.spec.first_seed)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """The batches that the run would train on."""
+        return self.task.batches(self.task.spec.first_seed)
+
+    @cached_property
+    def data(self) -> Batches:
+        """Small batches of a few images of every class, with the run's augmentation; rows are numbered within them."""
+        run = self.batches
+        few = self.task.train.limited(per_class=ceil(4 * TRIED / len(self.task.classes)))
+        size = max(1, min(run.batch, TRIED, len(few)))
+        return Batches(few, size, seed=run.seed, augment=run.augment, teacher_view=run.teacher_view)
+
+    @cached_property
+    def batch(self) -> Images:
+        """One of them, where the student is."""
+        return next(iter(self.data)).to(self.student.mean.device)
+
+    @cached_property
+    def probe(self) -> ImageSet:
+        """A few hundred held-out images of known class."""
+        known = self.task.test.subset((self.task.test.labels >= 0).nonzero()[:, 0])
+        return known.limited(count=PROBED)
+
+    @cached_property
+    def predictions(self) -> list[Tensor]:
+        """Every teacher's log-probabilities on the probe."""
+        return [log_probabilities(teacher, self.probe) for teacher in self.task.teachers]
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a pretrained teacher takes part."""
+        return self.card.teacher not in ("none", "online", "previous") and bool(self.task.teachers)
+
+    def teachers(self) -> list[Classifier]:
+        """Copies of the run's teachers."""
+        return [copy.deepcopy(teacher) for teacher in self.task.teachers]
+
+    def methods(
+        self,
+        student: Callable[[], Classifier] | None = None,
+        teachers: Sequence[Classifier] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> list[Method]:
+        """What the run's procedure would train, built and untrained: the first three fits of the method's own class.
+
+        Args:
+            student: in place of the run's student.
+            teachers: in place of copies of the run's teachers.
+            values: in place of the run's hyper-parameters.
+        """
+        own, found = method_class(self.card), list[Method]()
+
+        def look(method: Method, **_: Any) -> None:
+            if isinstance(method, own):
+                found.append(method.to(self.student.mean.device))
+            if len(found) == FITS:
+                raise _Enough
+
+        made = student if student is not None else lambda: self.task.student(self.task.spec.first_seed)
+        given = self.teachers() if teachers is None else teachers
+        with suppress(_Enough):
+            own.distil(Setting(made, given, self.data, STEPS, look), self.values if values is None else values)
+        return found
+
+    def method(self) -> Method:
+        """The last of :meth:`methods`: generations begin with one that has no teacher yet."""
+        return self.methods()[-1]
+
+
+class _Enough(Exception):
+    """Stops a procedure whose first fits are known."""
+
+
+def updates(method: Method, batch: Images, clock: Clock) -> Iterator[Update]:
+    """A method's updates on a batch, with no step taken between them."""
+    running = method.updates(batch, clock)
+    update = next(running, None)
+    while update is not None:
+        yield update
+        try:
+            update = running.send(False)
+        except StopIteration:
+            return
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """A loss's gradients, ``None`` where a parameter takes no part; its graph stays."""
+    if not loss.requires_grad:
+        return [None] * len(parameters)
+    return torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+
+
+def teachers_of(method: Method) -> list[nn.Module]:
+    """The networks that a method calls its teachers."""
+    held = [getattr(method, name, None) for name in ("teacher", "teachers")]
+    return [
+        m for part in held for m in (part if isinstance(part, nn.ModuleList) else [part]) if isinstance(m, nn.Module)
+    ]
+
+
+@contextmanager
+def same_draws(seed: int = 0) -> Generator[None]:
+    """The same random numbers every time; afterwards every generator is where it was."""
+    kept = rng_state()
+    try:
+        torch.manual_seed(seed)
+        yield
+    finally:
+        restore_rng(kept)

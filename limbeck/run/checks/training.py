@@ -1,0 +1,164 @@
+"""Does a training step do what it should, and only that? Tried on copies."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.fit import fit
+from limbeck.core.method import Method
+from limbeck.run.checks.bench import (
+    CLOCKS,
+    Bench,
+    Said,
+    failed,
+    gradients,
+    ok,
+    same_draws,
+    skipped,
+    teachers_of,
+    updates,
+    warning,
+)
+
+ADAMW = partial(torch.optim.AdamW, lr=1e-3)
+FALL_STEPS = 8
+
+
+def finite(bench: Bench) -> Said:
+    """Every term of every update is finite, early, midway and late in the run."""
+    method, seen = bench.method().train(), dict[str, float]()
+    for clock in CLOCKS:
+        for update in updates(method, bench.batch, clock):
+            for name, term in update.terms.items():
+                seen[name] = float(term.detach())
+                if not isfinite(seen[name]):
+                    measured = f"{name} = {seen[name]:.4g} at step {clock.step} of {clock.steps}"
+                    return failed(measured, "Look for log(0), a division by zero or an overflow in that term.")
+    return ok(", ".join(f"{name} = {number:.4g}" for name, number in seen.items()))
+
+
+def gradient(bench: Bench) -> Said:
+    """The loss reaches every trainable parameter of the student."""
+    method = bench.method().train()
+    student = _student(method)
+    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+    if not named:
+        return failed("the student has no trainable parameter", "Unfreeze it: student.requires_grad_(True).")
+    norms = dict.fromkeys((name for name, _ in named), -1.0)
+    for clock in CLOCKS:
+        for update in updates(method, bench.batch, clock):
+            for (name, _), grad in zip(named, gradients(update.loss, [p for _, p in named]), strict=True):
+                if grad is not None:
+                    norms[name] = max(norms[name], float(grad.norm()))
+    if max(norms.values()) <= 0:
+        return failed("no gradient reaches the student", "Look for .detach(), no_grad or a weight of zero in the loss.")
+    missed = [name for name, norm in norms.items() if norm < 0]
+    if missed:
+        shown = ", ".join(missed[:4]) + (", ..." if len(missed) > 4 else "")
+        measured = f"{len(missed)} of {len(norms)} trainable tensors of the student get no gradient: {shown}"
+        return warning(measured, "Unused layers cost memory and are not learnt; remove or freeze them.")
+    return ok(f"all {len(norms)} trainable tensors of the student; largest norm {max(norms.values()):.3g}")
+
+
+def teacher_frozen(bench: Bench) -> Said:
+    """Through ``method.train()`` and two optimiser steps, a frozen teacher stays in eval mode, as it is."""
+    if bench.card.teacher not in ("frozen", "ensemble", "black_box") or not bench.task.teachers:
+        return skipped("no frozen teacher takes part")
+    given = bench.teachers()
+    method = bench.methods(teachers=given)[-1]
+    networks = list(dict.fromkeys([*given, *teachers_of(method)]))
+    before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+    moved_by = list[str]()
+    held = {module for teacher in teachers_of(method) for module in teacher.modules()}
+    method.train()
+    awake = [type(module).__name__ for module in held if module.training]
+    if awake:
+        measured = f"{len(awake)} modules of the teacher are in training mode after method.train(): {awake[0]}, ..."
+        return failed(measured, "Call limbeck.freeze(self.teacher) in __post_init__.")
+    for network in networks:
+        for name, p in network.named_parameters():
+            if p.requires_grad:
+                p.register_hook(partial(_note, moved_by, name))
+    fit(method, [bench.batch], ADAMW, steps=2)
+    changed = [
+        k for n, kept in zip(networks, before, strict=True) for k, v in n.state_dict().items() if not _same(v, kept[k])
+    ]
+    if changed:
+        measured = f"{changed[0]} and {len(changed) - 1} other tensors of the teacher change in two steps"
+        return failed(measured, "Call limbeck.freeze(self.teacher) and leave it out of players().")
+    if moved_by:
+        measured = f"{moved_by[0]} of the teacher gets gradients"
+        return failed(measured, "Call limbeck.freeze(self.teacher); its inputs still get gradients.")
+    return ok("in eval mode, without gradients, and unchanged by two optimiser steps")
+
+
+def one_view(bench: Bench) -> Said:
+    """Student and teacher see the same pixels, or the two views that the run asks for."""
+    if not bench.teaches:
+        return skipped("no pretrained teacher takes part")
+    if bench.card.loop == "alternating" or bench.card.data == "none":
+        return skipped("the method makes images of its own for the teacher")
+    method, batch, clock = bench.method().train(), bench.batch, CLOCKS[1]
+    seen, taught = list[Tensor](), list[Tensor]()
+    handles = [_student(method).register_forward_pre_hook(partial(_keep, seen))]
+    handles += [teacher.register_forward_pre_hook(partial(_keep, taught)) for teacher in teachers_of(method)]
+    try:
+        for _ in updates(method, batch, clock):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not taught or not seen:
+        return skipped("a step does not run the teacher on images")
+    wanted = seen if batch.view is None else [batch.teacher_x]
+    strange = [x for x in taught if not any(_same(x, y) for y in wanted)]
+    asked = "the student's" if batch.view is None else f"the run's teacher view, {bench.batches.teacher_view!r}"
+    if strange:
+        gap = min((float((strange[0] - y).abs().max()) for y in wanted if y.shape == strange[0].shape), default=1.0)
+        measured = f"{len(strange)} of {len(taught)} inputs of the teacher are not {asked} (largest gap {gap:.3g})"
+        return failed(measured, "Run student and teacher on batch.x and batch.teacher_x, changed alike.")
+    return ok(f"{len(taught)} inputs of the teacher, pixel for pixel {asked}")
+
+
+def loss_falls(bench: Bench) -> Said:
+    """Eight steps on one batch lower the loss on it."""
+    if bench.card.loop == "alternating":
+        return skipped("players that play against each other need not lower their losses")
+    method = bench.method()
+    before = _loss(method, bench)
+    fit(method, [bench.batch], ADAMW, steps=FALL_STEPS)
+    after = _loss(method, bench)
+    measured = f"{before:.4g} to {after:.4g} in {FALL_STEPS} steps of AdamW on one batch"
+    if after >= before:
+        return warning(measured, "Check the sign of every term, and that the student is what the optimiser gets.")
+    return ok(measured)
+
+
+def _loss(method: Method, bench: Bench) -> float:
+    """Midway through a run, so that schedules stand still, with the same draws every time."""
+    method.train()
+    with same_draws():
+        return sum(float(update.loss.detach()) for update in updates(method, bench.batch, CLOCKS[1]))
+
+
+def _student(method: Method) -> nn.Module:
+    student = method.student
+    assert isinstance(student, nn.Module)
+    return student
+
+
+def _note(seen: list[str], name: str, gradient: Tensor) -> None:
+    seen.append(name)
+
+
+def _keep(seen: list[Tensor], _: nn.Module, inputs: tuple[Any, ...]) -> None:
+    seen.append(inputs[0].detach())
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
