@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import Annotated, Any, Literal, Self, dataclass_transform, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import torch
 from annotated_types import Ge, Gt, Interval, Le, Lt
 from torch import Tensor, nn
 
+from limbeck.core.modules import is_frozen
 from limbeck.core.schedule import Clock, Schedule, Weight, value
 from limbeck.errors import InputError
 
@@ -86,8 +88,8 @@ class Method(nn.Module):
         if Method not in cls.__bases__:
             raise TypeError(f"{cls.__name__}: a concrete method is never subclassed; move what is shared down")
         for name in inspect.get_annotations(cls):
-            if hasattr(nn.Module, name) or name == "training":
-                raise TypeError(f"{cls.__name__}.{name}: a field of that name would shadow nn.Module.{name}")
+            if hasattr(Method, name) or name in vars(nn.Module()):
+                raise TypeError(f"{cls.__name__}.{name}: a field of that name would shadow Method.{name}; rename it")
         after = cls.__dict__.get("__post_init__")
 
         def __post_init__(self: Method) -> None:
@@ -97,6 +99,9 @@ class Method(nn.Module):
 
         cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
         dataclass(eq=False, repr=False)(cls)
+        for f in fields(cls):  # type: ignore[arg-type]
+            if f.default is None and f.name in vars(cls):
+                delattr(cls, f.name)  # as a class attribute it would hide a module that nn.Module keeps elsewhere
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """Who moves: names to parameters. Default: everything trainable, as ``student``."""
@@ -131,7 +136,7 @@ class Method(nn.Module):
         """Like ``nn.Module.train``, but what :func:`limbeck.freeze` froze stays in eval mode."""
         super().train(mode)
         for module in self.modules():
-            if getattr(module, "limbeck_frozen", False):
+            if is_frozen(module):
                 module.eval()
         return self
 
@@ -183,8 +188,14 @@ def check(method: Method) -> None:
     hints = get_type_hints(type(method), include_extras=True)
     for f in fields(method):  # type: ignore[arg-type]
         hint, now = hints[f.name], getattr(method, f.name, None)
+        if get_origin(hint) in (Union, UnionType):  # an optional number keeps its range
+            hint = next((part for part in get_args(hint) if get_origin(part) is Annotated), hint)
         if get_origin(hint) is Literal and now not in get_args(hint):
             raise InputError(f.name, now, f"is not one of {', '.join(map(repr, get_args(hint)))}")
+        elif get_origin(hints[f.name]) is Annotated and f.init:
+            kind = get_args(hint)[0]
+            if kind in (int, float) and (not isinstance(now, int | kind) or isinstance(now, bool)):
+                raise InputError(f.name, now, f"must be a {'whole ' if kind is int else ''}number")
         if get_origin(hint) is Annotated and isinstance(now, int | float):
             for bound in (b for part in get_args(hint)[1:] for b in (part if isinstance(part, Interval) else [part])):
                 match bound:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Ema", "Projector", "Taps", "freeze", "unwrap"]
+__all__ = ["Ema", "Projector", "Taps", "freeze", "gather", "is_frozen", "unwrap"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -19,11 +19,16 @@ def freeze(module: M) -> M:
     """Put a network in eval mode for good, stop its gradients, and leave it out of checkpoints.
 
     Its input still gets gradients, so that a generator or an augmentation can be trained through it. Wrap the call in
-    ``torch.no_grad()`` where that is not wanted.
+    ``torch.no_grad()`` where that is not wanted. A copy that is to learn comes back with ``requires_grad_(True)``.
     """
     module.eval().requires_grad_(False)
-    vars(module)["limbeck_frozen"] = True  # read by Method.train and by the checkpoint
+    vars(module)["limbeck_frozen"] = True
     return module
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether :func:`freeze` froze it, and nobody gave it gradients again."""
+    return getattr(module, "limbeck_frozen", False) and not any(p.requires_grad for p in module.parameters())
 
 
 class Ema(nn.Module):
@@ -69,7 +74,8 @@ class Taps:
 
         def keep(path: str) -> Callable[..., None]:
             def hook(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-                seen[path] = args[0] if path.endswith(":in") else output[0] if isinstance(output, tuple) else output
+                found = args[0] if path.endswith(":in") else output
+                seen[path] = found[0] if isinstance(found, tuple) else found
 
             return hook
 
@@ -143,3 +149,16 @@ class Projector(nn.Module):
         if self.size is not None and not self.down:
             feature = F.interpolate(feature, self.size, mode="bilinear", align_corners=False)
         return feature
+
+
+@torch.no_grad()
+def gather(rows: Tensor) -> Tensor:
+    """The rows of every process, rank after rank, without gradient; the tensor itself when there is one process.
+
+    For tables and statistics that must be equal everywhere. Every process must give as many rows.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return rows.detach()
+    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts)
