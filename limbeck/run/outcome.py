@@ -96,7 +96,6 @@ class Outcome(_Facts):
     preflight: list[Finding]
     environment: dict[str, Any]
     notes: list[str] = []
-    fingerprint: str = ""  # of the images both arms were trained and judged on; runs compare only where it agrees
 
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.

@@ -8,7 +8,7 @@ Curves and the reliability diagram are SVG; everything with one row per item is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10, sqrt
 
@@ -57,9 +57,9 @@ class Scale:
     def zero(self) -> float | None:
         return self.at(0.0) if self.low < 0.0 < self.high else None
 
-    def marks(self, about: int = 4) -> list[tuple[float, str]]:
-        """The axis: (per cent, number)."""
-        return [(self.at(tick), plain(tick)) for tick in ticks(self.low, self.high, about)]
+    def marks(self, show: Callable[[float], str], about: int = 4) -> list[tuple[float, str]]:
+        """The axis: (per cent, what stands there)."""
+        return [(self.at(tick), show(tick)) for tick in ticks(self.low, self.high, about)]
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def pooled(seeds: Sequence[Bins], bins: int = 15) -> Bins:
 
 def reliability(key: str, arms: Mapping[str, Bins], title: str, desc: str) -> Markup:
     """Accuracy against confidence, a mark per bin whose area grows with its count; on the diagonal all is well."""
-    side, left, right, top, bottom = 400, 58, 12, 12, 46
+    side, left, right, top, bottom = 400, 58, 12, 34, 46
     width, height = side + left + right, side + top + bottom
 
     def at(confidence: float, accuracy: float) -> tuple[float, float]:
@@ -237,12 +237,13 @@ def reliability(key: str, arms: Mapping[str, Bins], title: str, desc: str) -> Ma
         where = "end" if tick == 100 else "middle"
         parts.append(_tag("text", f"{tick} %" if tick else "0", x=x, y=top + side + 20, class_=where))
     parts.append(_tag("text", "how sure it was", x=left + side / 2, y=height - 6, class_="middle"))
-    parts.append(_tag("text", "how often it was right", x=left + 10, y=top + 18, class_="start"))
+    parts.append(_tag("text", "how often it was right", x=left, y=16, class_="start"))
     parts.append(_tag("path", d=f"M{left} {top + side}L{left + side} {top}", class_="teacher"))
     most = max((count for bins in arms.values() for *_, count in bins), default=1)
     for kind, bins in arms.items():
-        line = "L".join("{:.1f} {:.1f}".format(*at(c, a)) for c, a, _ in bins)
-        parts.append(_tag("path", d=f"M{line}" if line else "", class_=f"{kind} seed"))
+        enough = [(c, a) for c, a, count in bins if count >= 0.005 * sum(n for *_, n in bins)]  # the rest is noise
+        line = "L".join("{:.1f} {:.1f}".format(*at(c, a)) for c, a in enough)
+        parts += [_tag("path", d=f"M{line}", class_=f"{kind} thin")] if line else []
         for confidence, accuracy, count in bins:
             parts.append(_marker(kind, *at(confidence, accuracy), 2.5 + 11 * sqrt(count / most)))
     return _svg(key, (width, height), title, desc, parts)

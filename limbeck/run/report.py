@@ -22,6 +22,7 @@ from limbeck.run.words import sentence
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 __all__ = ["read_outcome", "render", "sentence", "write_report"]
 
@@ -91,15 +92,25 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(nice=nice, link=link)
+    made.filters.update(nice=nice, ticked=ticked, link=link)
     return made
 
 
 def nice(text: str) -> str:
-    """Typography for the page: a true minus, and no break before a per cent sign or within an interval."""
+    """Typography for the page: a true minus, and no break within an interval or before a unit."""
     text = re.sub(r"(?<![\w.\-])-(?=\d)", "\N{MINUS SIGN}", text)
     text = re.sub(r"(?<=\[)([^\]\s]+), ([^\]\s]+)(?=\])", "\\1,\N{NO-BREAK SPACE}\\2", text)
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+    return re.sub(r"(?<=\d) (?=%|(?:points|seeds?|ms|[kMGT])\b)", "\N{NO-BREAK SPACE}", text)
+
+
+def ticked(text: str) -> Markup:
+    """Escaped text whose `backticks` are code, ending with a full stop."""
+    from markupsafe import Markup, escape
+
+    text = text if text.endswith((".", "!", "?")) or not text else text + "."
+    parts = [escape(part) for part in text.split("`")]
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(part) if i % 2 and i < len(parts) - 1 else part for i, part in enumerate(parts))
 
 
 def link(url: object) -> str:

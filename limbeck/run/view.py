@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from limbeck.run.outcome import Arm, Gain, Outcome
-from limbeck.run.plots import Line, Scale, Track, curves, mean_line, pooled, reliability
+from limbeck.run.plots import Line, Scale, Track, curves, mean_line, plain, pooled, reliability
 from limbeck.run.words import (
     Stat,
     counted,
@@ -212,7 +212,7 @@ def gain_chart(gains: Sequence[tuple[str, Gain]]) -> Chart:
         )
         for name, gain in gains
     ]
-    return Chart(rows, scale.marks())
+    return Chart(rows, scale.marks(plain))
 
 
 def _dots(values: Sequence[float]) -> Sequence[float]:
@@ -255,7 +255,7 @@ def _stat_chart(stats: Mapping[str, Stat], show: Callable[[float], str]) -> Char
         Row(NAMES[kind], Track.of(scale, kind, mean=stat.mean, dots=_dots(stat.values)), show(stat.mean))
         for kind, stat in stats.items()
     ]
-    return Chart(rows, [])
+    return Chart(rows, scale.marks(show, 2))
 
 
 def nats(value: float) -> str:
@@ -284,13 +284,10 @@ def _calibration(o: Outcome) -> dict[str, object]:
     ece, nll = _measures(o, "ece"), _measures(o, "nll")
     words = f"The student's confidence is off by {percent(ece['method'].mean)} on average"
     words += f"; the control's by {percent(ece['control'].mean)}." if "control" in ece else "."
-    rows = [
-        (NAMES[kind], percent(ece[kind].mean), nats(nll[kind].mean), percent(_measures(o, "accuracy")[kind].mean), kind)
-        for kind in bins
-    ]
+    rows = [(NAMES[kind], percent(ece[kind].mean), nats(nll[kind].mean)) for kind in bins]
     if o.teacher is not None:
         teacher = o.teacher
-        rows.append(("Teacher", percent(teacher.ece), nats(teacher.nll), percent(teacher.accuracy), "teacher"))
+        rows.append(("Teacher", percent(teacher.ece), nats(teacher.nll)))
     title = "Reliability: how often a prediction is right, against how sure it was"
     table = [(NAMES[k], percent(c), percent(a), f"{n:,}") for k, held in bins.items() for c, a, n in held]
     return {"words": words, "svg": reliability("reliability", bins, title, words), "rows": rows, "table": table}
@@ -334,8 +331,12 @@ def _classes(o: Outcome) -> dict[str, object] | None:
         return None
     many = len(rows) > MANY
     better, worse = sum(r.gain > 0.05 for r in rows), sum(r.gain < -0.05 for r in rows)
+    same = len(rows) - better - worse
     least = min(counts[i] for i in known)
-    words = f"{counted(better, 'class')} gained, {worse:,} lost, {len(rows) - better - worse:,} stayed."
+    moved = [f"{n:,} {did}" for n, did in ((better, "gained"), (worse, "lost"), (same, "stayed as they were")) if n]
+    words = (
+        f"Of {counted(len(rows), 'class')}, {' and '.join([', '.join(moved[:-1]), moved[-1]] if moved[1:] else moved)}."
+    )
     note = f"A class has at least {counted(least, 'held-out image')}; one image is up to {100 / least:.1f} points there"
     return {
         "words": words,

@@ -140,16 +140,16 @@ def sentence(outcome: Outcome) -> str:
             return f"The student {said} {against}, in one seed{cost}. One seed cannot tell a gain from chance."
         case "unclear":
             return (
-                f"No clear difference: {span(gain)} points against {without(outcome)} {seeds}{cost}. "
+                f"No clear difference: {_plain(span(gain))} against {without(outcome)} {seeds}{cost}. "
                 "The 95 % interval includes 0."
             )
         case "gain":
-            return f"The student gained {_plain(gain)} {against} {seeds}{cost}."
+            return f"The student gained {_plain(span(gain, sign=False))} {against} {seeds}{cost}."
         case "loss":
             turned = Gain(mean=-gain.mean, low=-(gain.high or 0), high=-(gain.low or 0), per_seed=[])
-            return f"The student lost {_plain(turned)} {against} {seeds}{cost}."
+            return f"The student lost {_plain(span(turned, sign=False))} {against} {seeds}{cost}."
 
 
-def _plain(gain: Gain) -> str:
-    mean, between = span(gain, sign=False).split(" ", 1)
+def _plain(gain: str) -> str:
+    mean, between = gain.split(" ", 1)
     return f"{mean} points {between}"
