@@ -67,7 +67,7 @@ def load_data(reference: str, *, size: Size = None) -> DataPair:
     if reference == "digits":
         train, test = _digits()
     elif all(part.endswith(".parquet") for part in parts):
-        train, test = [*(_parquet(part, size) for part in parts), None][:2]
+        train, test = _parquet(parts[0], size), _parquet(parts[1], size) if len(parts) == 2 else None
     elif path.suffix == ".npz":
         train, test = _npz(path)
     elif path.is_dir():
@@ -128,13 +128,14 @@ def _numbered(raw: _Raw, names: tuple[str, ...]) -> ImageSet:
 def _digits() -> tuple[_Raw, _Raw]:
     from sklearn.datasets import load_digits
 
-    held = load_digits()
-    images = torch.from_numpy(held.images / 16).float()[:, None]
-    whole = ImageSet(images, torch.from_numpy(held.target).long(), tuple("0123456789"), "digits")
-    train, test = whole.split(0.4)
-    return tuple(
-        _Raw(f"digits {n}", s.images, s.labels.tolist(), s.classes) for n, s in (("train", train), ("test", test))
-    )
+    images, target = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(images / 16).float().view(-1, 1, 8, 8)
+    train, test = ImageSet(pixels, torch.from_numpy(target).long(), tuple("0123456789"), "digits").split(0.4)
+    return _of(train, "digits train"), _of(test, "digits test")
+
+
+def _of(data: ImageSet, where: str) -> _Raw:
+    return _Raw(where, data.images, data.labels.tolist(), data.classes)
 
 
 def _folder(path: Path, size: Size) -> tuple[_Raw, _Raw | None]:

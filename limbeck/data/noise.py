@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
 
-__all__ = ["resized", "shifted", "with_label_noise"]
+__all__ = ["limit", "resized", "shifted", "with_label_noise"]
 
 
 def with_label_noise(data: ImageSet, fraction: float, seed: int = 0) -> ImageSet:
@@ -33,6 +33,11 @@ def with_label_noise(data: ImageSet, fraction: float, seed: int = 0) -> ImageSet
     known = labels[rows] >= 0
     labels[rows[known]] = (labels[rows] + away)[known] % len(data.classes)
     return replace(data, labels=labels, name=f"{data.name} with {fraction:g} label noise")
+
+
+def limit(data: ImageSet, count: int, seed: int = 0) -> ImageSet:
+    """At most ``count`` images, every class in its proportion (see :meth:`ImageSet.limited`)."""
+    return data.limited(count=count, seed=seed)
 
 
 def shifted(data: ImageSet, pixels: int, seed: int = 0) -> ImageSet:

@@ -21,7 +21,7 @@ def mlp(*widths: int, shape: Sequence[int], classes: Classes) -> Classifier:
     hidden = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)]
     net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], _count(classes)))
     stages = [f"net.{k + 1}" for k in range(len(hidden))]
-    return Classifier(net, shape=shape, classes=classes, stages=stages, **_halves(shape))
+    return _faced(net, shape, classes, stages)
 
 
 def cnn(*widths: int, shape: Sequence[int], classes: Classes) -> Classifier:
@@ -37,7 +37,7 @@ def cnn(*widths: int, shape: Sequence[int], classes: Classes) -> Classifier:
     ]
     net = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], _count(classes)))
     paths = [f"net.{k}" for k in range(len(stages))]
-    return Classifier(net, shape=shape, classes=classes, stages=paths, **_halves(shape))
+    return _faced(net, shape, classes, paths)
 
 
 class _Attention(nn.Module):
@@ -90,14 +90,14 @@ def vit(width: int = 64, depth: int = 4, *, shape: Sequence[int], classes: Class
     """A vision transformer; a patch is an eighth of the image and at least 2x2, an attention head has 16 channels."""
     net = _Patches(shape, _patch(shape), width, _count(classes))
     net.blocks.extend(_Attention(width, width // 16) for _ in range(depth))
-    return Classifier(net, shape=shape, classes=classes, stages=_blocks(depth), **_halves(shape))
+    return _faced(net, shape, classes, _blocks(depth))
 
 
 def mixer(width: int = 64, depth: int = 4, *, shape: Sequence[int], classes: Classes) -> Classifier:
     """An MLP-mixer on such patches."""
     net = _Patches(shape, _patch(shape), width, _count(classes))
     net.blocks.extend(_Mixing(width, net.tokens) for _ in range(depth))
-    return Classifier(net, shape=shape, classes=classes, stages=_blocks(depth), **_halves(shape))
+    return _faced(net, shape, classes, _blocks(depth))
 
 
 def _patch(shape: Sequence[int]) -> int:
@@ -112,6 +112,7 @@ def _count(classes: Classes) -> int:
     return classes if isinstance(classes, int) else len(classes)
 
 
-def _halves(shape: Sequence[int]) -> dict[str, list[float]]:
-    """Pixels in [0, 1] go to [-1, 1]."""
-    return {"mean": [0.5] * shape[0], "std": [0.5] * shape[0]}
+def _faced(net: nn.Module, shape: Sequence[int], classes: Classes, stages: list[str]) -> Classifier:
+    """With pixels in [0, 1] brought to [-1, 1]."""
+    half = [0.5] * shape[0]
+    return Classifier(net, shape=shape, classes=classes, mean=half, std=half, stages=stages)

@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from limbeck.data.images import ImageSet
-from limbeck.data.noise import resized, shifted, with_label_noise
+from limbeck.data.noise import limit, resized, shifted, with_label_noise
 from limbeck.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 def grey(rows: int = 60, classes: int = 3) -> ImageSet:
@@ -28,7 +31,9 @@ def test_hashes_name_contents_wherever_they_stand():
 
 def test_hashes_are_the_same_in_another_process():
     script = "from tests.data.test_images import grey; d = grey(); print(d.fingerprint, d.hashes[7])"
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
     assert said == [grey().fingerprint, grey().hashes[7]]
 
 
@@ -71,6 +76,7 @@ def test_limits_are_nested_and_balanced():
     assert set(few.hashes) < set(more.hashes)
     assert data.limited(per_class=4).labels.bincount().tolist() == [4, 4, 4]
     assert set(data.limited(per_class=4, seed=1).hashes) != set(data.limited(per_class=4).hashes)
+    assert limit(data, 9, 3).fingerprint == data.limited(count=9, seed=3).fingerprint and len(limit(data, 99)) == 60
     for wrong in ({}, {"count": 3, "per_class": 3}, {"count": 0}):
         with pytest.raises(InputError):
             data.limited(**wrong)

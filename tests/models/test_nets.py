@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from limbeck.data.load import load_data
 from limbeck.errors import InputError
 from limbeck.models.load import NAMES, load_classifier
 from limbeck.models.resnet import resnet
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -77,5 +80,5 @@ def test_imports_stay_light():
         "import sys, limbeck.data.batches, limbeck.data.load, limbeck.data.noise, limbeck.models.load;"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
