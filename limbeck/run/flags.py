@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -12,8 +13,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from limbeck.errors import InputError, nearest
+from limbeck.run.spec import RunSpec, make_spec, read_yaml, values_model
 
-__all__ = ["Parser", "add_flags"]
+__all__ = ["Parser", "add_flags", "described", "run_settings"]
 
 _SIGNS = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
 
@@ -39,6 +41,48 @@ class Parser(argparse.ArgumentParser):
         """Argparse's own complaints, as one of ours."""
         field, _, fix = message.removeprefix("argument ").partition(": ")
         raise InputError(field if fix else self.prog, "", fix or message)
+
+
+def run_settings(parser: Parser, words: list[str]) -> tuple[RunSpec, dict[str, Any]]:
+    """The run that flags and a run file ask for: ``METHOD --config run.yaml --lr 0.1``; flags win.
+
+    Args:
+        parser: holds the command's own flags; the run's and the method's are added.
+        words: what follows the command.
+
+    Returns:
+        The validated settings, and everything that was given, by name.
+    """
+    before = Parser(add_help=False)
+    before.add_argument("--config")
+    config = before.parse_known_args(words)[0].config
+    file = read_yaml(Path(config)) if config is not None else {}
+    named = bool(words) and not words[0].startswith("-")
+    key = words[0] if named else file.get("method", "")
+    parser.add_argument("--config", metavar="FILE", help="a run file (YAML); flags override what it says")
+    if key and isinstance(key, str):
+        add_flags(parser, f"the method ({key})", values_model(key), "method.")
+    add_flags(parser, "the run (in a run file, names have _ for -)", RunSpec, "", skip="version method values")
+    given = parser.parse_all(words[1:] if named else words)
+    if not key:
+        raise InputError("METHOD", "", "is missing and comes first, such as kd; `limbeck methods` lists them")
+    settings = {name: held for name, held in given.items() if name in RunSpec.model_fields}
+    values = {name.removeprefix("method."): held for name, held in given.items() if name.startswith("method.")}
+    if file.get("method", key) != key:  # another method's values mean nothing to this one
+        file.pop("values", None)
+    if "steps" in settings or "epochs" in settings:
+        file = {name: held for name, held in file.items() if name not in ("steps", "epochs")}
+    if values and isinstance(kept := file.get("values", {}), dict):
+        settings["values"] = {**kept, **values}
+    return make_spec({**file, **settings, "method": key}), given
+
+
+def described(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
+    """(flag, kind, help) of every field of a model."""
+    return [
+        (_dashed(f"--{prefix}{name}"), _kind(field.annotation)[0], _help(field))
+        for name, field in model.model_fields.items()
+    ]
 
 
 def add_flags(parser: argparse.ArgumentParser, title: str, model: type[BaseModel], prefix: str, skip: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import IO, Any, NamedTuple
 from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
 from limbeck.run.outcome import Finding
+from limbeck.run.spec import RunSpec, make_spec, read_yaml
 
 __all__ = ["FitId", "Log", "RunFolder"]
 
@@ -71,14 +72,14 @@ class RunFolder:
         write_atomic(self.preflight, json.dumps([f.model_dump() for f in findings], indent=1) + "\n")
         write_atomic(self.run_file, run_file)
 
-    def go_on(self, run_file: str, facts: Mapping[str, Any]) -> list[Finding]:
+    def go_on(self, spec: RunSpec, facts: Mapping[str, Any]) -> list[Finding]:
         """Take possession of the folder of this very run; gives what its preflight found.
 
         Raises:
             InputError: when the run or its data is another, or the folder is damaged.
         """
         self.lock()
-        if self.run_file.read_text(encoding="utf-8") != run_file:
+        if make_spec(read_yaml(self.run_file)) != spec:
             raise InputError("--out", str(self.root), "holds another run; `limbeck resume` it or name another folder")
         try:
             before = json.loads(self.environment.read_text(encoding="utf-8"))["data"]

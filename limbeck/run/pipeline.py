@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from limbeck.run.spec import command, make_spec, typed_values, write_yaml
 from limbeck.run.task import Task
 from limbeck.run.training import Run, Training
 
-__all__ = ["distil", "examine", "run"]
+__all__ = ["distil", "examine", "refuse", "run"]
 
 
 def distil(settings: Mapping[str, Any], out: Path | str, *, quiet: bool = True) -> Outcome:
@@ -104,17 +104,27 @@ def run(
     return outcome
 
 
+def refuse(findings: Sequence[Finding]) -> None:
+    """Stop at the first failure that a preflight found.
+
+    Raises:
+        InputError: naming it.
+    """
+    bad = [f for f in findings if f.status == "failed"]
+    if bad:
+        also = f" ({len(bad) - 1} more failed)" if len(bad) > 1 else ""
+        raise InputError(f"preflight, {bad[0].name}", bad[0].measured, f"is a failure. {bad[0].fix}{also}")
+
+
 def _begin(task: Task, folder: RunFolder, check: Callable[[Task], list[Finding]], *, force: bool) -> list[Finding]:
-    run_file = write_yaml(task.spec)
     facts = {**environment(), "data": {"train": task.train.fingerprint, "test": task.test.fingerprint}}
     if folder.run_file.exists():
-        return folder.go_on(run_file, facts)
+        return folder.go_on(task.spec, facts)
     folder.check_new()
     found = check(task)
-    bad = [f for f in found if f.status == "failed"]
-    if bad and not force:
-        raise InputError(f"preflight, {bad[0].name}", bad[0].measured, f"is a failure. {bad[0].fix}")
-    folder.begin(run_file, facts, found)
+    if not force:
+        refuse(found)
+    folder.begin(write_yaml(task.spec), facts, found)
     return found
 
 

@@ -131,12 +131,12 @@ class Training:
             means.add(record.logs)
             test = done % spec.eval_every == 0 or done == total
             if test or done % max(1, total // ROWS) == 0:
-                row = {"step": done, "steps": total, "logs": means.take()}  # waits for the device: before the clock
+                logs = means.take()  # waits for the device: before the clock is read
                 seconds += time.perf_counter() - clock
-                row |= {"seconds": round(seconds, 3)}
+                row = {"step": done, "steps": total, "logs": logs, "seconds": round(seconds, 3)}
                 student = getattr(method, "student", None)
                 inner = unwrap(student) if isinstance(student, nn.Module) else None
-                if test and "loss" in row["logs"] and isinstance(inner, Classifier):
+                if test and "loss" in logs and isinstance(inner, Classifier):
                     row |= {"accuracy": evaluate(inner, self.task.test).accuracy}
                 self.of.log.write(which, row)
                 self._track(which, row)
