@@ -11,9 +11,10 @@ from limbeck.core.card import Card
 from limbeck.core.checkpoint import restore_rng, rng_state
 from limbeck.errors import InputError
 from limbeck.run.checks import data, teacher, training
-from limbeck.run.checks.bench import Bench, Said
+from limbeck.run.checks.bench import Bench
 from limbeck.run.checks.equality import zero_at_equality
 from limbeck.run.checks.memory import memory
+from limbeck.run.checks.said import Said
 from limbeck.run.outcome import Finding
 from limbeck.run.task import Task
 

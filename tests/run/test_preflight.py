@@ -24,7 +24,8 @@ from limbeck.losses.divergence import distil_kl, kl, soft_log
 from limbeck.models.classifier import Classifier
 from limbeck.models.tiny import cnn
 from limbeck.run.checks import bench, memory
-from limbeck.run.checks.bench import Bench, Said
+from limbeck.run.checks.bench import Bench
+from limbeck.run.checks.said import Said
 from limbeck.run.preflight import CHECKS, preflight
 from limbeck.run.spec import make_spec
 from limbeck.run.task import Task
@@ -325,11 +326,13 @@ class Attached(Method):
     student: nn.Module
     teacher: nn.Module
 
-    def __post_init__(self) -> None:
-        freeze(self.teacher).requires_grad_(True)
-
     def players(self) -> dict[str, list[nn.Parameter]]:
         return {"student": list(self.student.parameters())}
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        self.teacher.eval()
+        return self
 
     def loss(self, batch: Images, clock: Clock) -> dict[str, Tensor]:
         return {"kd": distil_kl(self.student(batch.x), self.teacher(batch.teacher_x), 4.0).mean()}
@@ -341,8 +344,6 @@ class Attached(Method):
 )
 def test_a_teacher_that_is_not_frozen_is_seen(plant: Any, method: type[Method], words: str) -> None:
     teacher = vision_world().teachers[0]
-    for module in teacher.modules():
-        vars(module).pop("limbeck_frozen", None)
     task = made(teachers=[teacher.requires_grad_(True).train()])
     said = plant(method, task)("frozen teacher")
     assert said.status == "failed" and words in said.measured

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,7 @@ from limbeck.models.classifier import Classifier
 from limbeck.run.evaluation import log_probabilities
 from limbeck.run.task import Task
 
-__all__ = [
-    "CLOCKS",
-    "Bench",
-    "Said",
-    "failed",
-    "gradients",
-    "ok",
-    "same_draws",
-    "skipped",
-    "teachers_of",
-    "updates",
-    "warning",
-]
+__all__ = ["CLOCKS", "Bench", "Fit", "gradients", "same_draws", "teachers_of", "updates"]
 
 STEPS = 100
 CLOCKS = (Clock(0, STEPS), Clock(STEPS // 2, STEPS), Clock(STEPS - 1, STEPS))  # schedules and stages differ over a run
@@ -43,32 +31,11 @@ TRIED = 64  # images a training step is tried with
 FITS = 3  # of a procedure that are looked at
 
 
-class Said(NamedTuple):
-    """What a check found, and what to do about it."""
+class Fit(NamedTuple):
+    """A method as a run would train it, untrained, and a batch of what it would be trained on."""
 
-    status: Literal["ok", "warning", "failed", "skipped"]
-    measured: str
-    fix: str = ""
-
-
-def ok(measured: str) -> Said:
-    """Nothing to do."""
-    return Said("ok", measured)
-
-
-def warning(measured: str, fix: str) -> Said:
-    """The run may go on, and its result may disappoint."""
-    return Said("warning", measured, fix)
-
-
-def failed(measured: str, fix: str) -> Said:
-    """The run would be wrong."""
-    return Said("failed", measured, fix)
-
-
-def skipped(why: str) -> Said:
-    """The check does not apply here."""
-    return Said("skipped", why)
+    method: Method
+    batch: Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,24 +89,25 @@ class Bench:
         """Copies of the run's teachers."""
         return [copy.deepcopy(teacher) for teacher in self.task.teachers]
 
-    def methods(
+    def fits(
         self,
         student: Callable[[], Classifier] | None = None,
         teachers: Sequence[Classifier] | None = None,
         values: Mapping[str, Any] | None = None,
-    ) -> list[Method]:
-        """What the run's procedure would train, built and untrained: the first three fits of the method's own class.
+    ) -> list[Fit]:
+        """What the run's procedure would train: the first three fits of the method's own class.
 
         Args:
             student: in place of the run's student.
             teachers: in place of copies of the run's teachers.
             values: in place of the run's hyper-parameters.
         """
-        own, found = method_class(self.card), list[Method]()
+        own, found, device = method_class(self.card), list[Fit](), self.student.mean.device
 
-        def look(method: Method, **_: Any) -> None:
+        def look(method: Method, *, data: Iterable[Images] | None = None, **_: Any) -> None:
             if isinstance(method, own):
-                found.append(method.to(self.student.mean.device))
+                batch = next(iter(data if data is not None else self.data))
+                found.append(Fit(method.to(device), batch.to(device)))
             if len(found) == FITS:
                 raise _Enough
 
@@ -149,9 +117,9 @@ class Bench:
             own.distil(Setting(made, given, self.data, STEPS, look), self.values if values is None else values)
         return found
 
-    def method(self) -> Method:
-        """The last of :meth:`methods`: generations begin with one that has no teacher yet."""
-        return self.methods()[-1]
+    def fit(self, teachers: Sequence[Classifier] | None = None) -> Fit:
+        """The last of :meth:`fits`: generations begin with one that has no teacher yet."""
+        return self.fits(teachers=teachers)[-1]
 
 
 class _Enough(Exception):

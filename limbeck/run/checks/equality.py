@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.method import Method
-from limbeck.models.classifier import Classifier
-from limbeck.run.checks.bench import CLOCKS, Bench, Said, failed, gradients, ok, same_draws, skipped, updates, warning
+from limbeck.run.checks.bench import CLOCKS, Bench, Fit, gradients, same_draws, updates
+from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 
 DISTURBED = 0.1  # of their mean size is added to parameters as noise, to see how large a term is otherwise
 VALUE, GRADIENT, FLOOR = 1e-3, 1e-2, 1e-6  # of that size, what is left at equality may have
@@ -38,8 +37,8 @@ def zero_at_equality(bench: Bench) -> Said:
 def _compare(bench: Bench, promised: tuple[str, ...], values: Mapping[str, Any]) -> Said:
     network = bench.task.teachers[0] if bench.task.teachers else bench.student
     teachers = [copy.deepcopy(network) for _ in bench.task.teachers]
-    built = bench.methods(lambda: _trainable(network), teachers, values)
-    found = [pair for method in built for pair in _pairs(method, bench, promised)]
+    fits = bench.fits(lambda: copy.deepcopy(network).requires_grad_(True), teachers, values)
+    found = [pair for fit in fits for pair in _pairs(fit, promised)]
     said: list[str] = []
     for term in promised:
         seen = [(same[term], moved[term]) for same, moved in found if term in same and moved[term][1] > FLOOR]
@@ -61,33 +60,25 @@ def _broken(measured: str) -> Said:
     return failed(measured, "Give student and teacher the same input, temperature, mask and shift.")
 
 
-def _trainable(network: Classifier) -> Classifier:
-    """A copy that is not frozen."""
-    twin = copy.deepcopy(network)
-    for module in twin.modules():
-        vars(module).pop("limbeck_frozen", None)
-    return twin.requires_grad_(True)
-
-
-def _pairs(method: Method, bench: Bench, terms: tuple[str, ...]) -> list[tuple[Found, Found]]:
+def _pairs(fit: Fit, terms: tuple[str, ...]) -> list[tuple[Found, Found]]:
     """The terms at equality and with the student disturbed, at three moments of a run."""
-    student = method.student
+    student = fit.method.student
     assert isinstance(student, nn.Module)
-    method.train()
+    fit.method.train()
     student.eval()
-    same = [_measure(method, student, bench, k, terms) for k in range(len(CLOCKS))]
+    same = [_measure(fit, student, k, terms) for k in range(len(CLOCKS))]
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in student.parameters():
             p += DISTURBED * p.abs().mean() * torch.randn(p.shape, generator=draws).to(p)
-    moved = [_measure(method, student, bench, k, terms) for k in range(len(CLOCKS))]
+    moved = [_measure(fit, student, k, terms) for k in range(len(CLOCKS))]
     return [(a, {term: b.get(term, (0.0, 0.0)) for term in a}) for a, b in zip(same, moved, strict=True)]
 
 
-def _measure(method: Method, student: nn.Module, bench: Bench, moment: int, terms: tuple[str, ...]) -> Found:
+def _measure(fit: Fit, student: nn.Module, moment: int, terms: tuple[str, ...]) -> Found:
     found, parameters = Found(), list(student.parameters())
     with same_draws():
-        for update in updates(method, bench.batch._replace(view=None), CLOCKS[moment]):
+        for update in updates(fit.method, fit.batch._replace(view=None), CLOCKS[moment]):
             for name in [name for name in terms if name in update.terms]:
                 term = update.terms[name]
                 found[name] = (abs(float(term.detach())), _slope(term, parameters))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from limbeck.run.checks.bench import CLOCKS, Bench, Said, failed, ok, updates, warning
+from limbeck.run.checks.bench import CLOCKS, Bench, updates
+from limbeck.run.checks.said import Said, failed, ok, warning
 from limbeck.run.cost import bytes_of
 
 TIGHT = 0.8  # of the free memory
@@ -16,7 +17,8 @@ def memory(bench: Bench) -> Said:
 
     What a step keeps is measured on a small batch and grows in proportion with the batch.
     """
-    method = bench.method().train()
+    method, batch = bench.fit()
+    method.train()
     weights = {p.untyped_storage().data_ptr() for p in (*method.parameters(), *method.buffers())}
     kept = dict[int, int]()
 
@@ -28,11 +30,11 @@ def memory(bench: Bench) -> Said:
 
     largest = 0
     with torch.autograd.graph.saved_tensors_hooks(note, _as_it_is):
-        for _ in updates(method, bench.batch, CLOCKS[1]):
+        for _ in updates(method, batch, CLOCKS[1]):
             largest, kept = max(largest, sum(kept.values())), dict[int, int]()
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     states = 2 if bench.task.spec.optimizer == "adamw" else 1
-    needed = bytes_of(method) + (1 + states) * trained + largest * bench.batches.batch / len(bench.batch.y)
+    needed = bytes_of(method) + (1 + states) * trained + largest * bench.batches.batch / len(batch.y)
     free = _free(bench.student.mean.device)
     measured = f"about {needed / 1e6:,.1f} MB of {free / 1e6:,.0f} MB that are free"
     if needed > free:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from limbeck.core.card import cards
 from limbeck.models.classifier import Classifier
-from limbeck.run.checks.bench import Bench, Said, failed, ok, skipped, warning
+from limbeck.run.checks.bench import Bench
+from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 from limbeck.run.evaluation import evaluating, log_probabilities
 
 SERVED = ("labels", "probabilities", "logits", "features", "input_gradients", "weights")  # by a network in memory

@@ -11,19 +11,9 @@ from torch import Tensor, nn
 
 from limbeck.core.fit import fit
 from limbeck.core.method import Method
-from limbeck.run.checks.bench import (
-    CLOCKS,
-    Bench,
-    Said,
-    failed,
-    gradients,
-    ok,
-    same_draws,
-    skipped,
-    teachers_of,
-    updates,
-    warning,
-)
+from limbeck.data.batches import Images
+from limbeck.run.checks.bench import CLOCKS, Bench, gradients, same_draws, teachers_of, updates
+from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 FALL_STEPS = 8
@@ -31,9 +21,10 @@ FALL_STEPS = 8
 
 def finite(bench: Bench) -> Said:
     """Every term of every update is finite, early, midway and late in the run."""
-    method, seen = bench.method().train(), dict[str, float]()
+    (method, batch), seen = bench.fit(), dict[str, float]()
+    method.train()
     for clock in CLOCKS:
-        for update in updates(method, bench.batch, clock):
+        for update in updates(method, batch, clock):
             for name, term in update.terms.items():
                 seen[name] = float(term.detach())
                 if not isfinite(seen[name]):
@@ -44,14 +35,14 @@ def finite(bench: Bench) -> Said:
 
 def gradient(bench: Bench) -> Said:
     """The loss reaches every trainable parameter of the student."""
-    method = bench.method().train()
-    student = _student(method)
+    method, batch = bench.fit()
+    student = _student(method.train())
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     if not named:
         return failed("the student has no trainable parameter", "Unfreeze it: student.requires_grad_(True).")
     norms = dict.fromkeys((name for name, _ in named), -1.0)
     for clock in CLOCKS:
-        for update in updates(method, bench.batch, clock):
+        for update in updates(method, batch, clock):
             for (name, _), grad in zip(named, gradients(update.loss, [p for _, p in named]), strict=True):
                 if grad is not None:
                     norms[name] = max(norms[name], float(grad.norm()))
@@ -70,7 +61,7 @@ def teacher_frozen(bench: Bench) -> Said:
     if bench.card.teacher not in ("frozen", "ensemble", "black_box") or not bench.task.teachers:
         return skipped("no frozen teacher takes part")
     given = bench.teachers()
-    method = bench.methods(teachers=given)[-1]
+    method, batch = bench.fit(given)
     networks = list(dict.fromkeys([*given, *teachers_of(method)]))
     before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     moved_by = list[str]()
@@ -84,7 +75,7 @@ def teacher_frozen(bench: Bench) -> Said:
         for name, p in network.named_parameters():
             if p.requires_grad:
                 p.register_hook(partial(_note, moved_by, name))
-    fit(method, [bench.batch], ADAMW, steps=2)
+    fit(method, [batch], ADAMW, steps=2)
     changed = [
         k for n, kept in zip(networks, before, strict=True) for k, v in n.state_dict().items() if not _same(v, kept[k])
     ]
@@ -103,12 +94,12 @@ def one_view(bench: Bench) -> Said:
         return skipped("no pretrained teacher takes part")
     if bench.card.loop == "alternating" or bench.card.data == "none":
         return skipped("the method makes images of its own for the teacher")
-    method, batch, clock = bench.method().train(), bench.batch, CLOCKS[1]
+    method, batch = bench.fit()
     seen, taught = list[Tensor](), list[Tensor]()
-    handles = [_student(method).register_forward_pre_hook(partial(_keep, seen))]
+    handles = [_student(method.train()).register_forward_pre_hook(partial(_keep, seen))]
     handles += [teacher.register_forward_pre_hook(partial(_keep, taught)) for teacher in teachers_of(method)]
     try:
-        for _ in updates(method, batch, clock):
+        for _ in updates(method, batch, CLOCKS[1]):
             pass
     finally:
         for handle in handles:
@@ -129,21 +120,21 @@ def loss_falls(bench: Bench) -> Said:
     """Eight steps on one batch lower the loss on it."""
     if bench.card.loop == "alternating":
         return skipped("players that play against each other need not lower their losses")
-    method = bench.method()
-    before = _loss(method, bench)
-    fit(method, [bench.batch], ADAMW, steps=FALL_STEPS)
-    after = _loss(method, bench)
+    method, batch = bench.fit()
+    before = _loss(method, batch)
+    fit(method, [batch], ADAMW, steps=FALL_STEPS)
+    after = _loss(method, batch)
     measured = f"{before:.4g} to {after:.4g} in {FALL_STEPS} steps of AdamW on one batch"
     if after >= before:
         return warning(measured, "Check the sign of every term, and that the student is what the optimiser gets.")
     return ok(measured)
 
 
-def _loss(method: Method, bench: Bench) -> float:
+def _loss(method: Method, batch: Images) -> float:
     """Midway through a run, so that schedules stand still, with the same draws every time."""
     method.train()
     with same_draws():
-        return sum(float(update.loss.detach()) for update in updates(method, bench.batch, CLOCKS[1]))
+        return sum(float(update.loss.detach()) for update in updates(method, batch, CLOCKS[1]))
 
 
 def _student(method: Method) -> nn.Module:
