@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, nearest
-from limbeck.run.flags import Parser
-from limbeck.run.usage import COMMANDS, EXAMPLES
+from limbeck.run.parser import parser_of
 
 if TYPE_CHECKING:
     from limbeck.run.outcome import Finding
@@ -20,18 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["compare", "doctor", "evidence", "methods", "preflight", "report", "resume", "run", "show"]
 
 
-def _parser(command: str, usage: str) -> Parser:
-    what = COMMANDS[command]
-    return Parser(
-        prog=f"limbeck {command}", usage=f"limbeck {command} {usage}", description=what[0].upper() + what[1:] + ".",
-        epilog=f"examples:\n{EXAMPLES[command]}",
-    )  # fmt: skip
-
-
 def run(words: list[str]) -> None:
+    """Distil, with preflight, control and report."""
     from limbeck.run.flags import run_settings
 
-    parser = _parser("run", "METHOD [--flag value ...]")
+    parser = parser_of("run", "METHOD [--flag value ...]")
     own = parser.add_argument_group("the command")
     own.add_argument("--out", metavar="DIR", help="the run's folder (default runs/METHOD)")
     own.add_argument("--force", action="store_true", help="go on in spite of a failed preflight")
@@ -51,7 +44,8 @@ def run(words: list[str]) -> None:
 
 
 def resume(words: list[str]) -> None:
-    parser = _parser("resume", "DIR [--quiet]")
+    """Go on with a run."""
+    parser = parser_of("resume", "DIR [--quiet]")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a run's folder")
     parser.add_argument("--no-control-cache", action="store_true", help="train the control even when it is known")
     parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
@@ -94,9 +88,10 @@ def _distil(
 
 
 def preflight(words: list[str]) -> None:
+    """Examine a run without starting it."""
     from limbeck.run.flags import run_settings
 
-    spec, _ = run_settings(_parser("preflight", "METHOD [--flag value ...]"), words)
+    spec, _ = run_settings(parser_of("preflight", "METHOD [--flag value ...]"), words)
     from rich.console import Console
 
     from limbeck.run.pipeline import examine, refuse
@@ -109,10 +104,11 @@ def preflight(words: list[str]) -> None:
 
 
 def methods(words: list[str]) -> None:
+    """List the methods."""
     from limbeck.core.card import cards
     from limbeck.run.evidence import recorded
 
-    parser = _parser("methods", "[--family F] [--grep WORD] [--json]")
+    parser = parser_of("methods", "[--family F] [--grep WORD] [--json]")
     parser.add_argument("--family", help="only this family")
     parser.add_argument("--grep", metavar="WORD", help="only where the card says this, in capitals or not")
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -136,7 +132,8 @@ def methods(words: list[str]) -> None:
 
 
 def show(words: list[str]) -> None:
-    parser = _parser("show", "KEY")
+    """Say all about a method."""
+    parser = parser_of("show", "KEY")
     parser.add_argument("key", metavar="KEY", help="a method's key")
     from limbeck.core.card import find
 
@@ -151,7 +148,7 @@ def show(words: list[str]) -> None:
 
 def compare(words: list[str]) -> None:
     """Set several runs side by side."""
-    parser = _parser("compare", "DIR DIR ... [--out FILE]")
+    parser = parser_of("compare", "DIR DIR ... [--out FILE]")
     parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="finished runs")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a page to write as well")
     given = parser.parse_all(words)
@@ -159,7 +156,8 @@ def compare(words: list[str]) -> None:
 
 
 def report(words: list[str]) -> None:
-    parser = _parser("report", "DIR")
+    """Write a run's report again."""
+    parser = parser_of("report", "DIR")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a finished run's folder")
     folder = parser.parse_all(words)["folder"]
     from limbeck.run.report import read_outcome, sentence, write_report
@@ -169,7 +167,8 @@ def report(words: list[str]) -> None:
 
 
 def evidence(words: list[str]) -> None:
-    parser = _parser("evidence", "KEY [--seeds N] [--first-seed S] [--data PATH] [--json] [--no-write]")
+    """Check a method's claim, or every method's."""
+    parser = parser_of("evidence", "KEY [--seeds N] [--first-seed S] [--data PATH] [--json] [--no-write]")
     parser.add_argument("key", metavar="KEY", help="a method's key, or all")
     parser.add_argument("--seeds", default="3", metavar="int", help="how many (default 3, the fewest for a verdict)")
     parser.add_argument("--first-seed", default="0", metavar="int", help="they count up from here (default 0)")
@@ -191,9 +190,8 @@ def evidence(words: list[str]) -> None:
         runs: list[tuple[int, Any, float]] = []
         for seed, result, seconds in gather(card.key, seeds, given["data"]):
             runs.append((seed, result, seconds))
-            _say(
-                f"{card.key} seed {seed}: {result.baseline:.4g} -> {result.method:.4g} {result.metric}, {seconds:.0f} s"
-            )
+            said = f"{result.baseline:.4g} -> {result.method:.4g} {result.metric}, {seconds:.0f} s"
+            print(f"{card.key} seed {seed}: {said}", file=sys.stderr, flush=True)
         kept.append(record(card.key, runs, given["data"], write=not given["no_write"]))
         if not given["json"]:
             print_evidence(kept[-1])
@@ -202,11 +200,14 @@ def evidence(words: list[str]) -> None:
 
 
 def doctor(words: list[str]) -> None:
-    _parser("doctor", "").parse_all(words)
-    from limbeck.run.doctor import checks
-    from limbeck.run.terminal import print_checks
+    """Look at this machine."""
+    parser_of("doctor", "").parse_all(words)
+    from rich.console import Console
 
-    print_checks(checks())
+    from limbeck.run.doctor import checks
+    from limbeck.run.terminal import print_findings
+
+    print_findings(Console(), checks(), "doctor")
 
 
 def _whole(field: str, text: str, low: int) -> int:

@@ -6,12 +6,12 @@ import os
 import platform
 import re
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 from limbeck import __version__
+from limbeck.run.outcome import Finding
 
 __all__ = ["checks", "environment", "extras", "installed"]
 
@@ -63,23 +63,28 @@ def environment() -> dict[str, Any]:
     }
 
 
-def checks() -> list[tuple[str, str, str]]:
-    """Rows of (what, found, fix); a fix is empty where all is well."""
-    facts = environment()
-    python = "" if sys.version_info >= (3, 11) else "limbeck needs Python 3.11 or newer"
-    rows = [("limbeck", facts["limbeck"], ""), ("python", facts["python"], python)]
-    rows += [(name, installed(name) or "missing", "" if installed(name) else f"pip install {name}") for name in CORE]
-    rows += [("processor", f"{facts['cores']} cores, {facts['threads']} torch threads, {facts['system']}", "")]
-    rows += [("accelerator", "; ".join(facts["accelerators"]) or "none: everything runs on the processor", "")]
+def checks() -> list[Finding]:
+    """What is fine here, and what is not."""
     from limbeck.run.control import cache_folder
 
+    facts = environment()
+    rows = [_row("limbeck", facts["limbeck"]), _row("python", facts["python"])]
+    for name in CORE:
+        rows.append(_row(name, installed(name) or "missing", "" if installed(name) else f"pip install {name}"))
+    rows.append(_row("processor", f"{facts['cores']} cores, {facts['threads']} torch threads, {facts['system']}"))
+    rows.append(_row("accelerator", "; ".join(facts["accelerators"]) or "none: everything runs on the processor"))
     for name, path in (("disk here", Path.cwd()), ("control cache", cache_folder())):
         at = next(p for p in (path, *path.parents) if p.exists())
         free = shutil.disk_usage(at).free / 2**30
-        writable = "" if os.access(at, os.W_OK) else f"{at} cannot be written"
-        rows.append((name, f"{free:.0f} GiB free in {path}", writable or ("" if free > 1 else "free some space")))
+        fix = f"make {at} writable" if not os.access(at, os.W_OK) else "free some space" if free < 1 else ""
+        rows.append(_row(name, f"{free:.0f} GiB free in {path}", fix))
     for name, lacking in extras().items():
-        rows.append((f"extra {name}", ", ".join(lacking) + " missing" if lacking else "complete", ""))
-        if lacking:
-            rows[-1] = (rows[-1][0], rows[-1][1], f"pip install 'limbeck[{name}]' if you need it")
+        said = (
+            f"{', '.join(lacking)} missing; pip install 'limbeck[{name}]' when you need it" if lacking else "complete"
+        )
+        rows.append(Finding(name=f"extra {name}", status="skipped" if lacking else "ok", measured=said))
     return rows
+
+
+def _row(name: str, measured: str, fix: str = "") -> Finding:
+    return Finding(name=name, status="failed" if fix else "ok", measured=measured, fix=fix)

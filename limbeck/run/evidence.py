@@ -19,7 +19,6 @@ from typing import Literal
 
 from limbeck import __version__
 from limbeck.core.card import find
-from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
 from limbeck.run.outcome import interval
 
@@ -106,6 +105,8 @@ def gather(key: str, seeds: Iterable[int], data: Path | None = None) -> Iterable
 def record(key: str, runs: Sequence[tuple[int, Result, float]], data: Path | None, *, write: bool) -> dict[str, object]:
     """Judge the runs and, for the experiment's own data, keep them beside the script."""
     import torch
+
+    from limbeck.core.checkpoint import write_atomic
 
     claim, _ = load(key)
     results = [result for _, result, _ in runs]

@@ -6,41 +6,19 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from limbeck.errors import InputError, nearest
+from limbeck.errors import InputError
+from limbeck.run.parser import Parser, dashed
 from limbeck.run.spec import RunSpec, make_spec, read_yaml, values_model
 
-__all__ = ["Parser", "add_flags", "described", "run_settings"]
+__all__ = ["add_flags", "described", "run_settings"]
 
 _SIGNS = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are :class:`InputError`: one line, with the nearest name."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
-
-    def parse_all(self, arguments: list[str]) -> dict[str, Any]:
-        """Every flag that was given, by its destination."""
-        found, rest = self.parse_known_args([_dashed(word) for word in arguments])
-        if rest:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            name = rest[0].split("=")[0]
-            if name.startswith("-"):
-                raise InputError(name, " ".join(rest[1:2]), "is no flag of this command" + nearest(name, flags))
-            raise InputError(self.prog, name, "is one word too many; flags begin with --")
-        return vars(found)
-
-    def error(self, message: str) -> NoReturn:
-        """Argparse's own complaints, as one of ours."""
-        field, _, fix = message.removeprefix("argument ").partition(": ")
-        raise InputError(field if fix else self.prog, "", fix or message)
 
 
 def run_settings(parser: Parser, words: list[str]) -> tuple[RunSpec, dict[str, Any]]:
@@ -80,7 +58,7 @@ def run_settings(parser: Parser, words: list[str]) -> tuple[RunSpec, dict[str, A
 def described(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
     """(flag, kind, help) of every field of a model."""
     return [
-        (_dashed(f"--{prefix}{name}"), _kind(field.annotation)[0], _help(field))
+        (dashed(f"--{prefix}{name}"), _kind(field.annotation)[0], _help(field))
         for name, field in model.model_fields.items()
     ]
 
@@ -96,17 +74,9 @@ def add_flags(parser: argparse.ArgumentParser, title: str, model: type[BaseModel
         if kind == "yes|no":
             settings |= {"nargs": "?", "const": "yes"}
         group.add_argument(
-            _dashed(f"--{prefix}{name}"), dest=f"{prefix}{name}", metavar=kind, default=argparse.SUPPRESS,
+            dashed(f"--{prefix}{name}"), dest=f"{prefix}{name}", metavar=kind, default=argparse.SUPPRESS,
             help=_help(field).replace("%", "%%"), **settings,
         )  # fmt: skip
-
-
-def _dashed(word: str) -> str:
-    """``--teacher_view`` is ``--teacher-view``: a flag is its field, whichever way it is written."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
 
 
 def _kind(hint: Any) -> tuple[str, bool]:

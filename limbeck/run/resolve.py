@@ -11,6 +11,7 @@ import torch
 from limbeck.core.card import find
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Batches
+from limbeck.data.images import ImageSet
 from limbeck.data.load import load_data
 from limbeck.errors import InputError
 from limbeck.models.classifier import Classifier
@@ -40,7 +41,6 @@ def resolve(spec: RunSpec) -> Task:
             raise InputError("trackers", tracker, f"is not installed; pip install {tracker}")
     device = _device(spec.device)
     data = load_data(spec.data, size=spec.size)
-    classes, shape = data.train.classes, data.train.shape
     augment = None if spec.augment in ("", "none") else spec.augment
 
     def batches(seed: int) -> Batches:
@@ -50,11 +50,11 @@ def resolve(spec: RunSpec) -> Task:
         )  # fmt: skip
 
     def student(seed: int) -> Classifier:
-        return load_classifier(spec.student, shape=shape, classes=classes, seed=seed).to(device)
+        return _model("student", spec.student, data.train, seed).to(device)
 
     teachers: list[Classifier] = []
     for reference in spec.teacher:
-        teachers.append(freeze(load_classifier(reference, shape=shape, classes=classes).to(device)))
+        teachers.append(freeze(_model("teacher", reference, data.train).to(device)))
     student(spec.first_seed)  # refuses here, before anything else is done, what it would refuse later
     an_epoch = math.ceil(len(batches(0)) / spec.accumulate)
     steps = spec.steps or max(1, round((spec.epochs or EPOCHS) * an_epoch))
@@ -65,7 +65,14 @@ def resolve(spec: RunSpec) -> Task:
             "eval_every": spec.eval_every or max(1, steps // POINTS),
         }
     )  # fmt: skip
-    return Task(student, teachers, data.train, data.test, batches, classes, full, device)
+    return Task(student, teachers, data.train, data.test, batches, data.train.classes, full, device)
+
+
+def _model(role: str, reference: str, data: ImageSet, seed: int = 0) -> Classifier:
+    try:
+        return load_classifier(reference, shape=data.shape, classes=data.classes, seed=seed)
+    except InputError as error:  # say which of the two it is
+        raise InputError(role if error.field == "model" else f"{role}, {error.field}", error.value, error.fix) from None
 
 
 def _device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ from dataclasses import MISSING
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Optional, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import (
@@ -115,7 +115,7 @@ def values_model(key: str) -> type[BaseModel]:
         hint = hints[name]
         parts = _parts(get_args(hint)[0] if get_origin(hint) is Annotated else hint)
         if any(get_origin(part) is Callable for part in parts):  # a Weight; bounds on its numbers are the method's
-            hint = Union[AsText, None] if type(None) in parts else AsText
+            hint = Optional[AsText] if type(None) in parts else AsText  # noqa: UP045  an Annotated has no |
         factory = None if field.default_factory is MISSING else field.default_factory
         default: Any = {"default_factory": factory} if factory is not None else {"default": field.default}
         fields[name] = (hint, Field(description=docs.get(name, ""), **default))

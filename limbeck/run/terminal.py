@@ -13,7 +13,7 @@ from rich.text import Text
 from limbeck.core.card import Card
 from limbeck.run.outcome import Finding
 
-__all__ = ["print_card", "print_checks", "print_evidence", "print_findings", "print_methods"]
+__all__ = ["print_card", "print_evidence", "print_findings", "print_methods"]
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[bold red]failed[/]", "skipped": "[dim]-[/]"}
 VERDICTS = {"holds": "green", "does not hold": "red", "inconclusive": "yellow"}
@@ -22,7 +22,7 @@ VERDICTS = {"holds": "green", "does not hold": "red", "inconclusive": "yellow"}
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("key", "year"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("key", "year", "evidence"))
     return table
 
 
@@ -33,10 +33,11 @@ def _verdict(evidence: Mapping[str, Any] | None) -> Text:
 
 def print_methods(rows: Iterable[tuple[Card, Mapping[str, Any] | None]]) -> None:
     """One line a method."""
-    table = _table("key", "year", "teacher", "signal", "evidence", "what it does")
+    table = _table("key", "year", "evidence", "what it does")
     for card, evidence in rows:
-        table.add_row(card.key, str(card.year), card.teacher, card.signal, _verdict(evidence), Text(card.summary))
+        table.add_row(card.key, str(card.year), _verdict(evidence), Text(card.summary))
     console = Console()
+    console = console if console.is_terminal else Console(width=200)  # one line a method for grep
     console.print(table)
     console.print("`limbeck show KEY` says more about one.", style="dim", markup=False)
 
@@ -80,18 +81,9 @@ def print_evidence(facts: Mapping[str, Any]) -> None:
     )
 
 
-def print_findings(console: Console, findings: Iterable[Finding]) -> None:
-    """The preflight's table."""
-    table = _table("preflight", "", "measured")
+def print_findings(console: Console, findings: Iterable[Finding], title: str = "preflight") -> None:
+    """The table of a preflight, or of the doctor."""
+    table = _table(title, "", "found")
     for f in findings:
         table.add_row(Text(f.name), MARKS[f.status], Text(f.measured + (f"\n-> {f.fix}" if f.fix else "")))
     console.print(table)
-
-
-def print_checks(rows: Iterable[tuple[str, str, str]]) -> None:
-    """The doctor's table: (what, found, fix)."""
-    table = _table("", "", "found")
-    for what, found, fix in rows:
-        mark = MARKS["warning" if fix else "ok"]
-        table.add_row(Text(what), mark, Text(found + (f"\n-> {fix}" if fix else "")))
-    Console().print(table)
