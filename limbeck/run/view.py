@@ -102,8 +102,8 @@ def accuracy(arms: Sequence[Arm]) -> float:
 
 
 def steps(outcome: Outcome) -> int:
-    """Of one training."""
-    return max((step for arm in (*outcome.control, *outcome.distilled) for step in arm.curve.steps), default=0)
+    """Of one training of the control; a method of several generations takes more."""
+    return max((step for arm in outcome.control or outcome.distilled for step in arm.curve.steps), default=0)
 
 
 def named(value: object) -> str:
@@ -174,7 +174,7 @@ def _curve_words(o: Outcome, means: Mapping[str, Line]) -> str:
             for kind, line in reversed(list(means.items())) if line]  # fmt: skip
     if o.teacher is not None:
         ends.append(f"the teacher at {percent(o.teacher.accuracy)}")
-    words = f"After {counted(steps(o), 'step')} " + ", ".join(ends) + "."
+    words = "After training " + ", ".join(ends) + "."
     control, method = means.get("control", []), means["method"]
     if direction(o.gain) == "gain" and control and method:
         reached = next((step for step, value in method if value >= control[-1][1]), None)
@@ -255,7 +255,7 @@ def _stat_chart(stats: Mapping[str, Stat], show: Callable[[float], str]) -> Char
         Row(NAMES[kind], Track.of(scale, kind, mean=stat.mean, dots=_dots(stat.values)), show(stat.mean))
         for kind, stat in stats.items()
     ]
-    return Chart(rows, scale.marks(show, 2))
+    return Chart(rows, scale.marks(show, 3))
 
 
 def nats(value: float) -> str:

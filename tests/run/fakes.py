@@ -8,7 +8,7 @@ import numpy as np
 
 from limbeck.run.outcome import Arm, Cost, Curve, Evaluation, Finding, Outcome, paired_gain
 
-IMAGES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+IMAGES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 KD_CARD: dict[str, Any] = {
