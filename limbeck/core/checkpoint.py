@@ -13,18 +13,20 @@ import random
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.errors import InputError
 
-__all__ = ["Checkpoint", "atomic_folder", "method_state", "restore_method", "restore_rng", "rng_state", "write_atomic"]
+__all__ = ["Checkpoint", "atomic_folder", "restore_rng", "rng_state", "write_atomic"]
+
+TIME_EVERY = 16  # steps between looks at the clock where several processes must agree on what it says
 
 
 class Checkpoint:
@@ -41,42 +43,51 @@ class Checkpoint:
         self.folder, self.every, self.seconds, self.keep = Path(folder), every, seconds, max(keep, 2)
         self._last = time.monotonic()
 
-    def due(self, step: int, steps: int) -> bool:
-        """Whether the state after ``step`` of ``steps`` steps should be written."""
+    def due(self, step: int, steps: int, agree: Callable[[bool], bool] | None = None) -> bool:
+        """Whether the state after ``step`` of ``steps`` steps should be written.
+
+        ``agree`` makes one process's answer everybody's, where several run with clocks of their own.
+        """
         by_steps = self.every > 0 and step % self.every == 0
         by_time = self.seconds > 0 and time.monotonic() - self._last >= self.seconds
+        if agree is not None and self.seconds > 0:
+            by_time = step % TIME_EVERY == 0 and agree(by_time)
         return step == steps or by_steps or by_time
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Mapping[str, Any], *, write: bool = True) -> None:
         """Write the state after ``step`` steps, whole or not at all.
+
+        Tensors that are spread over processes are gathered, so every process calls this, one with ``write``.
 
         Raises:
             InputError: when the disk is full or the folder cannot be written.
         """
-        tensors: dict[str, Tensor] = {}
-        plain = json.dumps(_flatten(dict(state), "", tensors)).encode()
-        target = self.folder / f"step-{step:08d}"
-        with atomic_folder(target) as part:
-            save_file(tensors, part / "tensors.safetensors")
-            (part / "state.json").write_bytes(plain)
-            (part / "sha256").write_text(_digest(part))
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        tensors: dict[str, Tensor] | None = {} if write else None
+        plain = _flatten(dict(state), "", tensors)
         self._last = time.monotonic()
+        if tensors is None:
+            return
+        for abandoned in self.folder.glob(".step-*.part-*"):  # by a process that was killed while it wrote
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with atomic_folder(self.folder / f"step-{step:08d}") as part:
+            save_file(tensors, part / "tensors.safetensors")
+            (part / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+            (part / "sha256").write_text(_digest(part), encoding="utf-8")
+        written = sorted(self.folder.glob("step-*"))
+        later = [path for path in written if _step(path) > step]  # damaged, or the run would have gone on from there
+        for old in later + [path for path in written if path not in later][: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """The newest whole checkpoint as (steps done, state), or ``None`` when there is none."""
         for path in sorted(self.folder.glob("step-????????"), reverse=True):
             try:
-                if (path / "sha256").read_text() != _digest(path):
+                if (path / "sha256").read_text(encoding="utf-8") != _digest(path):
                     raise ValueError("its checksum fails")
-                state = _restore(
-                    json.loads((path / "state.json").read_bytes()), load_file(path / "tensors.safetensors")
-                )
+                plain, tensors = json.loads((path / "state.json").read_bytes()), load_file(path / "tensors.safetensors")
+                return _step(path), _restore(plain, tensors)
             except (OSError, ValueError, KeyError) as error:
                 warnings.warn(f"checkpoint {path.name} is damaged ({error}); using the one before it", stacklevel=2)
-                continue
-            return int(path.name.removeprefix("step-")), state
         return None
 
 
@@ -141,18 +152,30 @@ def _sync(path: Path) -> None:
 
 
 def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
+    digests: list[str] = []
     for name in ("tensors.safetensors", "state.json"):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+        with (folder / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return "\n".join(digests)
 
 
-def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON of a tree, its tensors put aside under their paths; tuples and integer keys survive the round trip."""
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _flatten(tree: Any, path: str, tensors: dict[str, Tensor] | None) -> Any:
+    """JSON of a tree, its tensors put aside under their paths; tuples and integer keys survive the round trip.
+
+    Without ``tensors`` they are gathered from all processes and dropped.
+    """
     match tree:
         case Tensor():
-            tensors[path] = tree.detach().cpu().clone().contiguous()
-            return {"$tensor": path}
+            whole: Tensor = getattr(tree, "full_tensor", lambda: tree)()
+            if tensors is None:
+                return None
+            name = path if path not in tensors else f"{path}#{len(tensors)}"
+            tensors[name] = whole.detach().cpu().clone().contiguous()
+            return {"$tensor": name}
         case tuple():
             return {"$tuple": [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(tree)]}
         case list():
@@ -199,26 +222,3 @@ def restore_rng(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     random.setstate(state["python"])
-
-
-def frozen_prefixes(module: nn.Module) -> tuple[str, ...]:
-    """The paths below which everything was frozen by :func:`limbeck.freeze`."""
-    return tuple(f"{name}." for name, m in module.named_modules() if name and getattr(m, "limbeck_frozen", False))
-
-
-def method_state(method: nn.Module) -> dict[str, Any]:
-    """A method's state without its frozen networks: those are given anew to a resumed run."""
-    frozen = frozen_prefixes(method)
-    return {k: v for k, v in method.state_dict().items() if not k.startswith(frozen)}
-
-
-def restore_method(method: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load what :func:`method_state` kept.
-
-    Raises:
-        InputError: when the state is another method's.
-    """
-    missing, unexpected = method.load_state_dict(dict(state), strict=False)
-    missing = [k for k in missing if not k.startswith(frozen_prefixes(method))]
-    if missing or unexpected:
-        raise InputError("checkpoint", (missing or unexpected)[0], "does not fit this method; use another folder")

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.checkpoint import Checkpoint, method_state, restore_method, restore_rng, rng_state
+from limbeck.core.checkpoint import Checkpoint
 from limbeck.core.method import Clock, MakeOptimizer, Method, Schedule, Update
+from limbeck.core.source import Source, mapped
+from limbeck.core.state import restore_state, state_of
+from limbeck.core.watch import NonFinite, Watch
+from limbeck.errors import InputError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from limbeck.core.distributed import Team
+
 __all__ = ["NonFinite", "Record", "fit", "iterate"]
 
 Optimizers = MakeOptimizer | torch.optim.Optimizer | Mapping[str, MakeOptimizer | torch.optim.Optimizer]
-CHECK_EVERY = 16  # steps between looks at an accelerator's results: each look waits for the device
-
-
-class NonFinite(RuntimeError):
-    """A loss became NaN or infinite; the message says where and what to try."""
+LOOK_EVERY = 16  # updates between looks at an accelerator's results: each look waits for the device
 
 
 class Record(NamedTuple):
@@ -57,68 +59,82 @@ def iterate(
         data: batches; begun again when exhausted. ``None`` for methods that need none.
         optimizer: makes an optimiser from parameters (``partial(AdamW, lr=1e-3)``), or a built one, or one of either
             for each player. A factory goes through :meth:`Method.optimizers`.
-        steps: optimiser steps of every player that is updated once a step.
-        lr: multiplies every learning rate: ``Cosine()``.
-        clip: the largest gradient norm of a player.
-        accumulate: batches whose gradients are averaged into one step.
+        steps: optimiser steps of every player that is updated once a step; at least 0.
+        lr: multiplies every learning rate: ``Cosine()``. Built optimisers get their own rates back at the end.
+        clip: the largest gradient norm of a player; above 0.
+        accumulate: batches whose gradients are averaged into one step; at least 1.
         precision: ``"bf16"`` runs the forward passes under bfloat16 autocast.
-        accelerator: distributes over processes (DDP or FSDP2). The wrapped networks are the ones called.
+        accelerator: spreads the rows of every batch over its processes (:mod:`limbeck.core.distributed`).
         checkpoint: where to resume from and to write to.
 
     Raises:
-        NonFinite: when a term is NaN or infinite, naming it.
+        NonFinite: when a term, or a gradient's norm under ``clip``, is NaN or infinite, naming it.
+        InputError: for a value out of range, empty data, or a checkpoint of another method or a longer run.
     """
+    _check(steps, clip, accumulate, precision)
+    team = None
     if accelerator is not None:
-        from limbeck.core.distributed import distribute
+        from limbeck.core.distributed import Team, distribute
 
         data = distribute(method, data, accelerator)
-    optimizers = _build(method, optimizer)
-    rates = {name: [group["lr"] for group in o.param_groups] for name, o in optimizers.items()}
-    trainable = {name: list(parameters) for name, parameters in method.players().items()}
+        team = Team(method, accelerator) if accelerator.num_processes > 1 else None
     everything = [p for p in method.parameters() if p.requires_grad]
+    for p in everything:
+        p.grad = None  # what a caller's own backward left behind is no part of the first step
+    optimizers = _build(method, optimizer)
+    players = {n: _Player(n, list(own), everything, optimizers[n]) for n, own in method.players().items()}
     device = everything[0].device if everything else torch.device("cpu")
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    watch = _Watch(CHECK_EVERY if device.type != "cpu" else 1)
+    watch, source, done = Watch(1 if device.type == "cpu" else LOOK_EVERY), Source(data), 0
     method.train()
-    done, source = 0, _Source(data)
     if checkpoint is not None and (found := checkpoint.load()) is not None:
         done, state = found
-        restore_method(method, state["method"])
-        for name, o in optimizers.items():
-            o.load_state_dict(state["optimizers"][name])
-        source.restore(state["data"])
-        restore_rng(state["rng"])
-    for step in range(done, steps):
-        clock, logs = Clock(step, steps), dict[str, Tensor]()
+        if done > steps:
+            raise InputError("steps", steps, f"is less than the {done} that the checkpoint has done; use a new folder")
+        restore_state(state, method, optimizers, source, team)
+    try:
+        for step in range(done, steps):
+            clock, logs = Clock(step, steps), dict[str, Tensor]()
+            if lr is not None:
+                for player in players.values():
+                    player.scale_rates(lr(clock))
+            for part in range(1, accumulate + 1):
+                last, batch = part == accumulate, _to(source.next(), device)
+                with autocast:
+                    updates = method.updates(batch, clock)
+                    update = next(updates, None)
+                while update is not None:
+                    if update.player not in players:
+                        raise ValueError(f"no player is called {update.player!r}; there are {', '.join(players)}")
+                    player = players[update.player]
+                    scalars = player.backward(update, accumulate, last, team)
+                    watch.see(step, player.name, scalars, scalars["loss"])
+                    if last and clip is not None:
+                        scalars["gradient_norm"] = norm = player.clip(clip)
+                        watch.see(step, player.name, scalars, norm)
+                    if last:
+                        player.optimizer.step()
+                        player.optimizer.zero_grad(set_to_none=True)
+                    logs |= {player.prefix + name: scalar for name, scalar in scalars.items()}
+                    try:
+                        with autocast:
+                            update = updates.send(last)
+                    except StopIteration:
+                        update = None
+            if team is not None:
+                team.share_statistics()
+            yield Record(step, steps, logs)  # before the checkpoint: whoever logs it is never behind what is on disk
+            if checkpoint is not None and checkpoint.due(step + 1, steps, team.agree if team is not None else None):
+                watch.look()
+                state = state_of(method, optimizers, source, team, step)
+                checkpoint.save(step + 1, state, write=team is None or team.main)
+        watch.look()
+    finally:
         if lr is not None:
-            for name, o in optimizers.items():
-                for group, rate in zip(o.param_groups, rates[name], strict=True):
-                    group["lr"] = rate * lr(clock)
-        for part in range(accumulate):
-            last = part == accumulate - 1
-            with autocast:
-                updates = method.updates(_to(source.next(), device), clock)
-                update = next(updates, None)
-            while update is not None:
-                player = update.player
-                _backward(update, trainable[player], everything, optimizers[player], accumulate)
-                logs |= _named(update)
-                watch.see(step, update)
-                if last:
-                    if clip is not None:
-                        logs[f"{player}/gradient_norm"] = nn.utils.clip_grad_norm_(trainable[player], clip).detach()
-                    optimizers[player].step()
-                    optimizers[player].zero_grad(set_to_none=True)
-                try:
-                    with autocast:
-                        update = updates.send(last)
-                except StopIteration:
-                    update = None
-        yield Record(step, steps, logs)  # first: whoever logs it is never behind the checkpoint
-        if checkpoint is not None and checkpoint.due(step + 1, steps):
-            watch.look()
-            checkpoint.save(step + 1, _state(method, optimizers, source))
-    watch.look()
+            for player in players.values():
+                player.scale_rates(1.0)
+    if team is not None:
+        team.rejoin()
 
 
 def fit(
@@ -154,124 +170,84 @@ def fit(
     return record
 
 
+class _Player:
+    """One player's parameters and optimiser, and the parameters that must not move with them."""
+
+    def __init__(
+        self, name: str, own: list[nn.Parameter], everything: list[nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> None:
+        mine = set(own)
+        self.name, self.own, self.others = name, own, [p for p in everything if p not in mine]
+        self.prefix = "" if name == "student" else f"{name}/"
+        self.optimizer, self.rates = optimizer, [group["lr"] for group in optimizer.param_groups]
+        self.collect: Callable[[str], None] | None = getattr(optimizer, "collect", None)
+
+    def scale_rates(self, factor: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def backward(self, update: Update, parts: int, last: bool, team: Team | None) -> dict[str, Tensor]:
+        """Differentiate one update so that only this player's gradients move; the update's detached scalars.
+
+        The others' gradients are set aside and put back around a plain ``backward``: under FSDP2
+        ``backward(inputs=...)`` skips the hooks that reduce gradients and is silently wrong.
+        """
+        held = [p.grad for p in self.others]
+        for p in self.others:
+            p.grad = None
+        loss = update.loss
+        if self.collect is None:
+            (loss if parts == 1 else loss / parts).backward()
+            if team is not None and last:
+                team.average(self.own)
+        else:
+            for left, (name, term) in zip(range(len(update.terms) - 1, -1, -1), update.terms.items(), strict=True):
+                (term / parts).backward(retain_graph=left > 0)
+                if team is not None:
+                    team.average(self.own)
+                self.collect(name)
+        for p, grad in zip(self.others, held, strict=True):
+            p.grad = grad
+        scalars = {name: scalar.detach() for name, scalar in (*update.terms.items(), *update.logs.items())}
+        scalars["loss"] = loss.detach()
+        return scalars if team is None else team.mean(scalars)
+
+    def clip(self, largest: float) -> Tensor:
+        """Shorten this player's gradient to ``largest``; its norm before."""
+        norm = nn.utils.clip_grad_norm_(self.own, largest).detach()
+        return getattr(norm, "full_tensor", lambda: norm)()
+
+
 def _build(method: Method, optimizer: Optimizers) -> dict[str, torch.optim.Optimizer]:
     players = method.players()
     if isinstance(optimizer, torch.optim.Optimizer):
         if len(players) != 1:
             raise ValueError(f"one built optimiser was given for the players {', '.join(players)}; give one for each")
-        return {next(iter(players)): optimizer}
+        optimizer = {next(iter(players)): optimizer}
     if not isinstance(optimizer, Mapping):
         return method.optimizers(optimizer)
     if set(optimizer) != set(players):
         raise ValueError(f"optimisers were given for {sorted(optimizer)}; the players are {sorted(players)}")
-    return {
-        name: given if isinstance(given, torch.optim.Optimizer) else given(players[name])
-        for name, given in optimizer.items()
-    }
-
-
-def _backward(
-    update: Update,
-    mine: list[nn.Parameter],
-    everything: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    accumulate: int,
-) -> None:
-    """Differentiate one update so that only its player's gradients move.
-
-    The others' are set aside and put back around a plain ``backward``: under FSDP2 ``backward(inputs=...)`` skips the
-    hooks that reduce gradients and is silently wrong.
-    """
-    own = set(mine)
-    others = [(p, p.grad) for p in everything if p not in own]
-    for p, _ in others:
-        p.grad = None
-    collect: Callable[[str], None] | None = getattr(optimizer, "collect", None)
-    if collect is None:
-        (update.loss / accumulate).backward()
-    else:
-        for left, (name, term) in zip(range(len(update.terms) - 1, -1, -1), update.terms.items(), strict=True):
-            (term / accumulate).backward(retain_graph=left > 0)
-            collect(name)
-    for p, held in others:
-        p.grad = held
-
-
-def _named(update: Update) -> dict[str, Tensor]:
-    prefix = "" if update.player == "student" else f"{update.player}/"
-    scalars = {"loss": update.loss, **update.terms, **update.logs}
-    return {prefix + name: scalar.detach() for name, scalar in scalars.items()}
+    made: dict[str, torch.optim.Optimizer] = {}
+    for name, given in optimizer.items():
+        made[name] = given if isinstance(given, torch.optim.Optimizer) else given(players[name])
+        if not {p for group in made[name].param_groups for p in group["params"]} <= set(players[name]):
+            raise ValueError(f"the optimiser of {name!r} moves parameters that are not its own (or that were sharded)")
+    return made
 
 
 def _to(batch: Any, device: torch.device) -> Any:
-    return batch.to(device) if hasattr(batch, "to") else batch
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    return mapped(batch, lambda part: part.to(device) if hasattr(part, "to") else part)
 
 
-def _state(method: Method, optimizers: Mapping[str, torch.optim.Optimizer], source: _Source) -> dict[str, Any]:
-    return {
-        "method": method_state(method),
-        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-        "data": source.state(),
-        "rng": rng_state(),
-    }
-
-
-class _Source:
-    """An endless stream of batches whose position can be kept: by the data itself, or by counting."""
-
-    def __init__(self, data: Iterable[Any] | None) -> None:
-        self.data, self.stream, self.taken = data, None, 0
-
-    def next(self) -> Any:
-        self.taken += 1
-        if self.data is None:
-            return None
-        if self.stream is None:
-            self.stream = iter(self.data)
-        try:
-            return next(self.stream)
-        except StopIteration:
-            self.stream = iter(self.data)
-        try:
-            return next(self.stream)
-        except StopIteration:
-            raise ValueError("the data is empty: no batch came out of it") from None
-
-    def state(self) -> dict[str, Any]:
-        keeps = getattr(self.data, "state_dict", None)
-        return {"taken": self.taken, "position": keeps() if keeps is not None else None}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        if state["position"] is not None:
-            self.data.load_state_dict(state["position"])  # type: ignore[union-attr]
-            self.taken = state["taken"]
-        else:
-            for _ in range(state["taken"]):
-                self.next()
-
-
-class _Watch:
-    """Looks for NaN and infinity without waiting for the device at every step."""
-
-    def __init__(self, every: int) -> None:
-        self.every, self.pending = every, list[tuple[int, Update]]()
-
-    def see(self, step: int, update: Update) -> None:
-        detached = {name: term.detach() for name, term in update.terms.items()}
-        self.pending.append((step, Update(detached, update.player)))
-        if len(self.pending) >= self.every:
-            self.look()
-
-    def look(self) -> None:
-        pending, self.pending = self.pending, []
-        if not pending or bool(torch.isfinite(torch.stack([u.loss.float() for _, u in pending])).all()):
-            return
-        for step, update in pending:
-            values = {name: float(term) for name, term in update.terms.items()}
-            bad = [name for name, number in values.items() if not -float("inf") < number < float("inf")]
-            if bad:
-                said = ", ".join(f"{name} = {number:.4g}" for name, number in values.items())
-                raise NonFinite(
-                    f"step {step}, player {update.player}: term {bad[0]!r} is not finite ({said}). Try a smaller "
-                    "learning rate or clip=1.0; if it happens at the first step, look for bad inputs or log(0)."
-                )
+def _check(steps: int, clip: float | None, accumulate: int, precision: str | None) -> None:
+    if steps < 0:
+        raise InputError("steps", steps, "must be at least 0")
+    if clip is not None and not clip > 0:
+        raise InputError("clip", clip, "must be greater than 0; leave it out for none")
+    if accumulate < 1:
+        raise InputError("accumulate", accumulate, "must be at least 1")
+    if precision not in (None, "bf16"):
+        raise InputError("precision", precision, "is not one of None, 'bf16'")

@@ -159,8 +159,9 @@ def hyperparameters(cls: type[Method]) -> dict[str, Field[Any]]:
 
 def roles(cls: type[Method], setting: Setting) -> dict[str, Any]:
     """The models of a run by the names of a method's positional fields: ``student``, ``teacher``, ``teachers``."""
-    wanted = [f.name for f in fields(cls) if not f.kw_only and f.init]  # type: ignore[arg-type]
+    positional = [f for f in fields(cls) if not f.kw_only and f.init]  # type: ignore[arg-type]
     given = len(setting.teachers)
+    wanted = [f.name for f in positional if given or f.default is not None]  # a role whose default is None may be empty
     if "teacher" in wanted and given != 1:
         raise InputError("teacher", given, "teachers were given; this method takes exactly one")
     if "teachers" in wanted and not given:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.errors import InputError, nearest
+
 __all__ = ["Ema", "Projector", "Taps", "freeze", "gather", "is_frozen", "unwrap"]
 
 M = TypeVar("M", bound=nn.Module)
@@ -62,37 +64,44 @@ class Ema(nn.Module):
 class Taps:
     """Reads inner features while a model runs: ``logits, (mid, last) = Taps("layer2", "fc:in")(model, x)``.
 
-    A path names a submodule, whose output is read; ``:in`` reads its first input instead. The hooks live for one call
-    on one model, so two runs in a process never meet; the model called is the one given, wrapped or not.
+    A path names a submodule, whose output is read; ``:in`` reads its first input instead; where that is a tuple, its
+    first part. The hooks live for one call on one model, so two runs in a process never meet; the model called is the
+    one given, wrapped or not, except that a compiled one runs uncompiled: a compiled graph has no place for hooks.
+
+    Raises:
+        InputError: for a path that names no submodule.
+        RuntimeError: for a submodule that does not run, or whose feature a later layer overwrites in place.
     """
 
     def __init__(self, *paths: str) -> None:
         self.paths = paths
 
     def __call__(self, model: nn.Module, *inputs: Any) -> tuple[Any, list[Tensor]]:
-        inner, seen, handles = unwrap(model), dict[str, Tensor](), list[Any]()
+        inner, seen, versions, handles = unwrap(model), dict[str, Tensor](), dict[str, int](), list[Any]()
 
         def keep(path: str) -> Callable[..., None]:
-            def hook(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-                found = args[0] if path.endswith(":in") else output
+            def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any = None) -> None:
+                found = next(iter((*args, *named.values()))) if path.endswith(":in") else output
                 seen[path] = found[0] if isinstance(found, tuple) else found
+                versions[path] = _version(seen[path])
 
             return hook
 
         try:
             for path in dict.fromkeys(self.paths):
-                module = inner.get_submodule(path.removesuffix(":in"))
+                module = _submodule(inner, path.removesuffix(":in"))
                 before = path.endswith(":in")
-                handles.append(
-                    module.register_forward_pre_hook(keep(path)) if before else module.register_forward_hook(keep(path))
-                )
-            result = model(*inputs)
+                register = module.register_forward_pre_hook if before else module.register_forward_hook
+                handles.append(register(keep(path), with_kwargs=True))
+            result = getattr(model, "_orig_mod", model)(*inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        missing = [path for path in self.paths if path not in seen]
-        if missing:
-            raise RuntimeError(f"{missing[0]}: this submodule did not run in the forward pass, so it has no feature")
+        for path in self.paths:
+            if path not in seen:
+                raise RuntimeError(f"{path}: this submodule did not run in the forward pass, so it has no feature")
+            if _version(seen[path]) != versions[path]:
+                raise RuntimeError(f"{path}: a later layer overwrites this feature in place; tap that layer instead")
         return result, [seen[path] for path in self.paths]
 
     def shapes(self, model: nn.Module, *inputs: Any) -> list[tuple[int, ...]]:
@@ -105,6 +114,18 @@ class Taps:
         finally:
             for module, mode in modes.items():
                 module.training = mode
+
+
+def _version(feature: Tensor) -> int:
+    return -1 if feature.is_inference() else feature._version  # how often it was written to; not counted in inference
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        known = [name for name, _ in model.named_modules() if name]
+        raise InputError("feature path", path, "names no submodule" + nearest(path, known)) from None
 
 
 def unwrap(model: nn.Module) -> nn.Module:

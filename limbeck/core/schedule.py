@@ -1,7 +1,7 @@
 """Numbers that move during a run: pure functions of the clock, so that a resumed run needs no extra state.
 
-``Linear(0, 1)``, ``Cosine(1, 0)``, ``Warmup(0.1)`` and ``Piecewise({0.5: 0.1, 0.75: 0.01})`` print as they are written,
-and :func:`parse` reads that back, which is how flags and run files spell them.
+``Linear(0, 1)``, ``Cosine(1, 0)``, ``Warmup(0.1)`` and ``Piecewise({0.5: 0.1})`` is how flags and run files
+spell them; :func:`parse` reads that, and what they print.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Warmup:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """``first`` until a fraction named in ``then`` is reached, then the number named there."""
+    """``first`` until a fraction of the run, in [0, 1], that ``then`` names is reached, then the number named there."""
 
     then: dict[float, float]
     first: float = 1.0
@@ -98,14 +98,16 @@ def parse(text: str | float) -> Weight:
     Raises:
         InputError: when it is neither.
     """
-    if isinstance(text, int | float):
-        return float(text)
     try:
-        return float(text)
-    except ValueError:
-        pass
+        number = float(text)
+    except (TypeError, ValueError):
+        number = None
+    if number is not None:
+        if not math.isfinite(number):
+            raise InputError("schedule", text, "is not finite")
+        return number
     try:
-        call = ast.parse(text.strip(), mode="eval").body
+        call = ast.parse(str(text).strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError
         positional = [ast.literal_eval(a) for a in call.args]
@@ -117,7 +119,12 @@ def parse(text: str | float) -> Weight:
         raise InputError("schedule", text, "names no schedule" + nearest(kind, _KINDS))
     try:
         made = _KINDS[kind](*positional, **named)
-        if not all(math.isfinite(made(Clock(step, 10))) for step in (0, 5, 9)):
+        held = [v for v in vars(made).values() if not isinstance(v, dict)]
+        if isinstance(made, Piecewise):
+            held += made.then.values()
+            if not all(0 <= fraction <= 1 for fraction in made.then):
+                raise ValueError
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in held):
             raise ValueError
     except (TypeError, ValueError, AttributeError, OverflowError):
         raise InputError("schedule", text, f"has wrong arguments; it is written like {_EXAMPLES[kind]!r}") from None
