@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from limbeck.core.method import Clock
 from limbeck.run.checks.bench import CLOCKS, Bench, Fit, gradients, same_draws, updates
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 
 DISTURBED = 0.1  # of their mean size is added to parameters as noise, to see how large a term is otherwise
 VALUE, GRADIENT, FLOOR = 1e-3, 1e-2, 1e-6  # of that size, what is left at equality may have
 
-Found = dict[str, tuple[float, float]]  # by term: its size, and that of its gradient
+
+class Size(NamedTuple):
+    """How large a term is, and its gradient on the student."""
+
+    value: float
+    gradient: float
 
 
 def zero_at_equality(bench: Bench) -> Said:
@@ -37,22 +44,24 @@ def zero_at_equality(bench: Bench) -> Said:
 def _compare(bench: Bench, promised: tuple[str, ...], values: Mapping[str, Any]) -> Said:
     network = bench.task.teachers[0] if bench.task.teachers else bench.student
     teachers = [copy.deepcopy(network) for _ in bench.task.teachers]
-    fits = bench.fits(lambda: copy.deepcopy(network).requires_grad_(True), teachers, values)
-    found = [pair for fit in fits for pair in _pairs(fit, promised)]
-    said: list[str] = []
-    for term in promised:
-        seen = [(same[term], moved[term]) for same, moved in found if term in same and moved[term][1] > FLOOR]
-        for (value, slope), (usual, steep) in seen:
-            if term in bench.card.vanishes and value > VALUE * usual + FLOOR:
-                return _broken(f"{term} = {value:.3g} when the student equals the teacher, {usual:.3g} when disturbed")
-            if slope > GRADIENT * steep + FLOOR:
-                measured = f"{term} has a gradient of {slope:.3g} when the student equals the teacher"
-                return _broken(f"{measured}, {steep:.3g} when disturbed")
-        if seen:
-            (value, slope), (usual, steep) = max(seen, key=lambda pair: pair[1])
-            said.append(f"{term} = {value:.2g} (else {usual:.2g}), gradient {slope:.2g} (else {steep:.2g})")
-    if not said:
+    found = dict[str, tuple[Size, Size]]()
+    for fit in bench.fits(lambda: copy.deepcopy(network).requires_grad_(True), teachers, values):
+        found |= _sizes(fit, [term for term in promised if term not in found])
+    for term, (same, moved) in found.items():
+        if term in bench.card.vanishes and same.value > VALUE * moved.value + FLOOR:
+            measured = (
+                f"{term} = {same.value:.3g} when the student equals the teacher, {moved.value:.3g} when disturbed"
+            )
+            return _broken(measured)
+        if same.gradient > GRADIENT * moved.gradient + FLOOR:
+            measured = f"{term} has a gradient of {same.gradient:.3g} when the student equals the teacher"
+            return _broken(f"{measured}, {moved.gradient:.3g} when disturbed")
+    if not found:
         return skipped(f"{', '.join(promised)} did not appear, or stayed zero when the student was disturbed")
+    said = (
+        f"{term} = {same.value:.2g} (disturbed {moved.value:.2g}), gradient {same.gradient:.2g} ({moved.gradient:.2g})"
+        for term, (same, moved) in found.items()
+    )
     return ok("student = teacher: " + "; ".join(said))
 
 
@@ -60,31 +69,41 @@ def _broken(measured: str) -> Said:
     return failed(measured, "Give student and teacher the same input, temperature, mask and shift.")
 
 
-def _pairs(fit: Fit, terms: tuple[str, ...]) -> list[tuple[Found, Found]]:
-    """The terms at equality and with the student disturbed, at three moments of a run."""
-    student = fit.method.student
+def _sizes(fit: Fit, terms: Sequence[str]) -> dict[str, tuple[Size, Size]]:
+    """By term, its size at equality and disturbed, at the first of three moments of a run when it has a gradient."""
+    student, found = fit.method.student, dict[str, tuple[Size, Size]]()
     assert isinstance(student, nn.Module)
     fit.method.train()
     student.eval()
-    same = [_measure(fit, student, k, terms) for k in range(len(CLOCKS))]
-    draws = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in student.parameters():
-            p += DISTURBED * p.abs().mean() * torch.randn(p.shape, generator=draws).to(p)
-    moved = [_measure(fit, student, k, terms) for k in range(len(CLOCKS))]
-    return [(a, {term: b.get(term, (0.0, 0.0)) for term in a}) for a, b in zip(same, moved, strict=True)]
-
-
-def _measure(fit: Fit, student: nn.Module, moment: int, terms: tuple[str, ...]) -> Found:
-    found, parameters = Found(), list(student.parameters())
-    with same_draws():
-        for update in updates(fit.method, fit.batch._replace(view=None), CLOCKS[moment]):
-            for name in [name for name in terms if name in update.terms]:
-                term = update.terms[name]
-                found[name] = (abs(float(term.detach())), _slope(term, parameters))
+    for clock in (CLOCKS[1], CLOCKS[2], CLOCKS[0]):
+        left = [term for term in terms if term not in found]
+        with _disturbed(student):
+            moved = {k: size for k, size in _measure(fit, student, clock, left).items() if size.gradient > FLOOR}
+        if moved:
+            same = _measure(fit, student, clock, list(moved))
+            found |= {term: (same[term], moved[term]) for term in moved}
     return found
 
 
-def _slope(term: Tensor, parameters: list[nn.Parameter]) -> float:
-    """The norm of a term's gradient."""
-    return sum(float(g.double().square().sum()) for g in gradients(term, parameters) if g is not None) ** 0.5
+@contextmanager
+def _disturbed(student: nn.Module) -> Generator[None]:
+    """The student with noise on its parameters; afterwards they are as they were."""
+    kept, draws = [p.detach().clone() for p in student.parameters()], torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in student.parameters():
+            p += DISTURBED * p.abs().mean() * torch.randn(p.shape, generator=draws).to(p)
+    yield
+    with torch.no_grad():
+        for p, before in zip(student.parameters(), kept, strict=True):
+            p.copy_(before)
+
+
+def _measure(fit: Fit, student: nn.Module, clock: Clock, terms: Sequence[str]) -> dict[str, Size]:
+    found, parameters = dict[str, Size](), list(student.parameters())
+    with same_draws():
+        for update in updates(fit.method, fit.batch._replace(view=None), clock) if terms else ():
+            for name in [name for name in terms if name in update.terms]:
+                term = update.terms[name]
+                squares = [float(g.double().square().sum()) for g in gradients(term, parameters) if g is not None]
+                found[name] = Size(abs(float(term.detach())), sum(squares) ** 0.5)
+    return found

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.fit import fit
-from limbeck.core.method import Method
+from limbeck.core.method import MakeOptimizer, Method
 from limbeck.data.batches import Images
 from limbeck.run.checks.bench import CLOCKS, Bench, gradients, same_draws, teachers_of, updates
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
+from limbeck.run.training import make_optimizer
 
-ADAMW = partial(torch.optim.AdamW, lr=1e-3)
+RATES = {"adamw": 1e-3, "sgd": 1e-2}  # small, whatever the run's: a few steps on one batch are no schedule
 FALL_STEPS = 8
 
 
@@ -75,7 +76,7 @@ def teacher_frozen(bench: Bench) -> Said:
         for name, p in network.named_parameters():
             if p.requires_grad:
                 p.register_hook(partial(_note, moved_by, name))
-    fit(method, [batch], ADAMW, steps=2)
+    fit(method, [batch], _optimizer(bench), steps=2)
     changed = [
         k for n, kept in zip(networks, before, strict=True) for k, v in n.state_dict().items() if not _same(v, kept[k])
     ]
@@ -122,12 +123,18 @@ def loss_falls(bench: Bench) -> Said:
         return skipped("players that play against each other need not lower their losses")
     method, batch = bench.fit()
     before = _loss(method, batch)
-    fit(method, [batch], ADAMW, steps=FALL_STEPS)
+    fit(method, [batch], _optimizer(bench), steps=FALL_STEPS)
     after = _loss(method, batch)
-    measured = f"{before:.4g} to {after:.4g} in {FALL_STEPS} steps of AdamW on one batch"
+    measured = f"{before:.4g} to {after:.4g} in {FALL_STEPS} steps of {bench.task.spec.optimizer} on one batch"
     if after >= before:
         return warning(measured, "Check the sign of every term, and that the student is what the optimiser gets.")
     return ok(measured)
+
+
+def _optimizer(bench: Bench) -> MakeOptimizer:
+    """The run's, at a small learning rate."""
+    spec = bench.task.spec
+    return make_optimizer(spec.model_copy(update={"lr": RATES[spec.optimizer]}))
 
 
 def _loss(method: Method, batch: Images) -> float:
