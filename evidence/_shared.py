@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from limbeck.data.batches import Batches
-from limbeck.data.images import DataPair, ImageSet
-from limbeck.data.load import load_data
 from torch import nn
 
 from limbeck import Method, fit
+from limbeck.core.method import MakeOptimizer
 from limbeck.core.schedule import Cosine
+from limbeck.data.batches import Batches
+from limbeck.data.images import DataPair, ImageSet
+from limbeck.data.load import load_data
 
 __all__ = ["accuracy", "batches", "images", "probabilities", "train"]
 
@@ -28,10 +29,17 @@ def batches(data: ImageSet, seed: int, batch: int = 64) -> Batches:
     return Batches(data, batch, seed=seed)
 
 
-def train(method: Method, data: Any, steps: int, lr: float = 3e-3, weight_decay: float = 1e-4) -> Method:
-    """AdamW with a cosine to zero: the same recipe for every arm."""
-    optimizer = partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay)
-    fit(method, data, optimizer, steps=steps, lr=Cosine())
+def train(
+    method: Method,
+    data: Any,
+    steps: int,
+    lr: float = 3e-3,
+    weight_decay: float = 1e-4,
+    optimizer: MakeOptimizer | None = None,
+) -> Method:
+    """AdamW (or another optimiser) with a cosine to zero: the same recipe for every arm."""
+    adamw = partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay)
+    fit(method, data, optimizer or adamw, steps=steps, lr=Cosine())
     return method.eval()
 
 

@@ -98,7 +98,7 @@ class WeightedSelfDistillation(Method):
         plan = cls(nn.Identity(), **values)
         train = setting.data.dataset
         if plan.w is None:
-            train, held = train.split(1 - plan.held_out, seed=0)
+            train, held = train.split(plan.held_out, seed=0)
             truth = one_hot(held.labels, len(held.classes))
             first_held: Tensor | None = None
         data = setting.data.with_data(train)
