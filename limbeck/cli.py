@@ -15,9 +15,14 @@ from limbeck.run.usage import COMMANDS, overview
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 (it failed), 2 (bad input) or 130 (interrupted)."""
     words = sys.argv[1:] if arguments is None else arguments
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("default", category=UserWarning, module="limbeck")
-    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", category=UserWarning, module="limbeck")
+        warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     try:
         if not words or words[0] in ("-h", "--help"):
             print(overview())

@@ -148,11 +148,14 @@ def show(words: list[str]) -> None:
 
 def compare(words: list[str]) -> None:
     """Set several runs side by side."""
-    parser = parser_of("compare", "DIR DIR ... [--out FILE]")
-    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="finished runs")
+    parser = parser_of("compare", "DIR [DIR ...] [--out FILE] [--json]")
+    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a page to write as well")
+    parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_all(words)
-    raise NotImplementedError(given)
+    from limbeck.run.compare import compare_command
+
+    print(compare_command(given["folders"], as_json=given["json"], out=given["out"]))
 
 
 def report(words: list[str]) -> None:

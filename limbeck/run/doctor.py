@@ -79,9 +79,7 @@ def checks() -> list[Finding]:
         fix = f"make {at} writable" if not os.access(at, os.W_OK) else "free some space" if free < 1 else ""
         rows.append(_row(name, f"{free:.0f} GiB free in {path}", fix))
     for name, lacking in extras().items():
-        said = (
-            f"{', '.join(lacking)} missing; pip install 'limbeck[{name}]' when you need it" if lacking else "complete"
-        )
+        said = f"{', '.join(lacking)} missing; pip install 'limbeck[{name}]' if needed" if lacking else "complete"
         rows.append(Finding(name=f"extra {name}", status="skipped" if lacking else "ok", measured=said))
     return rows
 

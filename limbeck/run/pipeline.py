@@ -210,7 +210,7 @@ def _model_card(outcome: Outcome, shape: tuple[int, ...]) -> str:
 - Method: `{outcome.method}`, {card["title"]} ({card["year"]}), {card["url"]}
 - Data: `{redact_text(outcome.spec["data"])}`, {len(outcome.classes)} classes, tested on {arm.evaluation.count:,} images
 - Test accuracy of these weights (seed {arm.seed}): {arm.evaluation.accuracy:.1%}
-- Size: {outcome.student_cost.parameters:,} parameters, {outcome.student_cost.memory_mb:.2f} MB
+- Size: {outcome.student_cost.parameters:,} parameters, {1000 * outcome.student_cost.memory_mb:,.0f} kB
 
 Repeat the run:
 

@@ -42,10 +42,13 @@ class _Checked(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_as_number(cls, given: object, info: ValidationInfo) -> object:
+    def _plain(cls, given: Any, info: ValidationInfo) -> Any:
         """YAML reads ``yes`` as a bool, which pydantic would take for the number 1."""
         if isinstance(given, bool) and bool not in _parts(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("should not be a yes or no")
+        parts = given if isinstance(given, list) else [given]
+        if any(isinstance(part, str) and not part.isprintable() for part in parts):
+            raise ValueError("has characters that cannot be printed")
         return given
 
 
@@ -83,6 +86,7 @@ class RunSpec(_Checked):
     seeds: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="how many; each trains control and student")
     first_seed: Annotated[int, Field(ge=0, le=2**31)] = Field(0, description="they count up from here")
     eval_every: Whole | None = Field(None, description="steps between test accuracies; a 20th of the run by default")
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="the most work that a kill may cost")
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="where to log as well; repeat")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps")
 

@@ -120,7 +120,7 @@ class Training:
             method.to(self.task.device), data if data is not None else self.data, make_optimizer(spec), steps=total,
             lr=make_schedule(spec), clip=spec.clip, accumulate=spec.accumulate,
             precision="bf16" if spec.precision == "bf16" else None, accelerator=self._distributed(),
-            checkpoint=Checkpoint(self.of.folder.checkpoints(which)),
+            checkpoint=Checkpoint(self.of.folder.checkpoints(which), seconds=spec.checkpoint_seconds),
         ):  # fmt: skip
             done, row = record.step + 1, None
             if not begun:  # only now is it known where the training goes on
