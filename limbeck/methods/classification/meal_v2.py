@@ -1,0 +1,106 @@
+"""MEAL V2: boosting vanilla ResNet-50 to 80%+ top-1 accuracy on ImageNet without tricks (Shen & Savvides, 2020).
+
+https://arxiv.org/abs/2009.08453
+
+    p_T = (1/M) sum_m softmax(z_m)
+    L_S = - sum_c p_T,c log softmax(z_S)_c + lambda_D BCE(D(z_S), "teacher")
+    L_D = BCE(D(z_S), "student") + BCE(D(mean_m z_m), "teacher")
+
+The teachers' *probabilities* are averaged, at temperature 1; there is no one-hot term. A discriminator of final outputs
+is the regulariser, and the student starts from supervised weights: this is fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import KW_ONLY
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.core.card import Card
+from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Setting, Update, roles
+from limbeck.core.modules import freeze
+from limbeck.data.batches import Images
+from limbeck.losses.adversarial import nonsaturating
+from limbeck.losses.divergence import soft_cross_entropy, soft_log
+from limbeck.losses.targets import mean_probabilities
+from limbeck.methods.classification._shared import Labels
+
+CARD = Card(
+    key="meal_v2",
+    title="MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks",
+    authors="Zhiqiang Shen, Marios Savvides",
+    year=2020,
+    url="https://arxiv.org/abs/2009.08453",
+    repo="https://github.com/szq0214/MEAL-V2",
+    family="classification",
+    summary="A student that was trained on labels is fine-tuned on the averaged probabilities of several teachers and "
+    "must also fool a discriminator.",
+    modality="image",
+    teacher="ensemble",
+    signal="logits",
+    loop="alternating",
+    needs=("logits",),
+    stationary=("soft",),
+    fidelity="reconstruction",
+    notes="The first half of the steps (warm) trains the student on labels, so that the whole takes as many steps as "
+    "the control. The released code minimises one BCE over student and discriminator together, which is not "
+    "adversarial. Assumed: the two alternate, D has one logit instead of two, D's widths. As in the code, D reads "
+    "logits, and the mean of the teachers'.",
+)
+
+
+class MEALV2(Method):
+    """Averaged soft labels of an ensemble and an adversary on the outputs, from supervised weights."""
+
+    student: nn.Module
+    teachers: nn.ModuleList
+    _: KW_ONLY
+    adversarial: NonNegative = 1.0
+    """lambda_D, weight of the adversarial term in the student's loss; 0 for none."""
+    hidden: Count = 64
+    """Width of the discriminator's two hidden layers."""
+    warm: Fraction = 0.5
+    """Share of a run's steps that trains the student on labels first; 0 for a student that is trained already."""
+
+    def __post_init__(self) -> None:
+        freeze(self.teachers)
+        K, width = self.student.num_classes, self.hidden
+        self.discriminator = nn.Sequential(
+            nn.Linear(K, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+        ).to(self.student.example.device)
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """The student and the discriminator, each with its own optimiser."""
+        return {name: list(getattr(self, name).parameters()) for name in ("student", "discriminator")}
+
+    def updates(self, batch: Images, clock: Clock) -> Generator[Update, bool, None]:
+        with torch.no_grad():
+            t = [teacher(batch.teacher_x) for teacher in self.teachers]
+        s = self.student(batch.x)
+        soft = soft_cross_entropy(mean_probabilities(t), soft_log(s)).mean()
+        if not self.adversarial:
+            yield Update({"soft": soft})
+            return
+        fooled = nonsaturating(self.discriminator(s), real=True).mean()
+        yield Update({"soft": soft, "adversarial": self.adversarial * fooled})
+        ensemble = torch.stack(t).mean(0)
+        yield Update(
+            {
+                "teacher": nonsaturating(self.discriminator(ensemble), real=True).mean(),
+                "student": nonsaturating(self.discriminator(s.detach()), real=False).mean(),
+            },
+            "discriminator",
+        )
+
+    @classmethod
+    def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
+        """A supervised fit of the student, then the method; together as many steps as the run has."""
+        method = cls(**roles(cls, setting), **values)
+        first = round(method.warm * setting.steps)
+        if first:
+            setting.fit(Labels(method.student), name="warm-start", steps=first)
+        setting.fit(method, steps=setting.steps - first)
+        return method.student
