@@ -456,6 +456,8 @@ def test_a_teacher_that_sees_other_pixels_is_seen(plant: Any) -> None:
     assert plant(MixedUp)("one view").status == "ok"
     assert plant(OwnView)("one view").status == "ok"
     assert plant(OwnView, made(batches=batches(augment="crop", teacher_view="separate")))("one view").status == "failed"
+    assert plant(Flipped, loop="alternating")("one view").status == "skipped"  # a generator's images are its own
+    assert plant(OwnView, loop="alternating")("one view").status == "ok"
 
 
 # Equality
