@@ -1,6 +1,6 @@
 """Training on labels alone: the control of every distillation.
 
-    L = CE(y, z_S)
+L = CE(y, z_S)
 """
 
 from __future__ import annotations
