@@ -14,6 +14,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         _sync(part)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where a file stands in the folder's place, even this fails
+            part.unlink()
         raise _unwritable(path, error) from None
 
 
