@@ -69,6 +69,6 @@ class PSKD(Method):
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
         """One fit, with a table as long as the training set."""
-        method = cls(setting.student(), **{"examples": len(setting.data.dataset), **values})
+        method = cls(setting.student(), **{**values, "examples": len(setting.data.dataset)})
         setting.fit(method)
         return method.student
