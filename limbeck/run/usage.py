@@ -18,7 +18,7 @@ COMMANDS = {
 EXAMPLES = {
     "run": """  limbeck run kd --teacher runs/big/student --student cnn-8-16 --data digits --out runs/kd
   limbeck run kd --teacher resnet56@resnet56.safetensors --student resnet8 --data images/ --method.tau 2 --epochs 20
-  limbeck run --config runs/kd/run.yaml --seeds 5 --out runs/kd-5     a run file; flags come first
+  limbeck run --config runs/kd/run.yaml --seeds 5 --out runs/kd-5     a run file; flags override it
   limbeck run kd --help                                               with the flags of that method""",
     "resume": "  limbeck resume runs/kd",
     "preflight": "  limbeck preflight kd --teacher runs/big/student --student cnn-8-16 --data digits",
