@@ -25,7 +25,7 @@ from limbeck.run.folder import Log, RunFolder
 from limbeck.run.outcome import Arm, Finding, Outcome, paired_gain
 from limbeck.run.preflight import preflight
 from limbeck.run.progress import Show
-from limbeck.run.redact import redact_text
+from limbeck.run.redact import redact_command, redact_text
 from limbeck.run.report import sentence, write_report
 from limbeck.run.resolve import resolve
 from limbeck.run.spec import command, make_spec, typed_values, write_yaml
@@ -215,7 +215,7 @@ def _model_card(outcome: Outcome, shape: tuple[int, ...]) -> str:
 Repeat the run:
 
 ```
-{redact_text(outcome.command)}
+{redact_command(outcome.command)}
 ```
 
 Limitations: it was trained and tested on the data above alone and knows no class but those; its probabilities are only

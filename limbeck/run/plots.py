@@ -46,8 +46,9 @@ class Scale:
     @classmethod
     def around(cls, values: Sequence[float], *, zero: bool = False) -> Scale:
         """The scale that shows all values, and zero where that is asked for."""
-        low, high = min(*values, *([0.0] if zero else [])), max(*values, *([0.0] if zero else []))
-        room = 0.08 * (high - low) or max(abs(high) * 0.1, 1e-3)
+        held = [*values, 0.0] if zero else values
+        low, high = min(held), max(held)
+        room = max(0.08 * (high - low), 1e-3)
         return cls(low - room, high + room)
 
     def at(self, value: float) -> float:

@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-__all__ = ["REDACTED", "redact", "redact_text"]
+__all__ = ["REDACTED", "redact", "redact_command", "redact_text"]
 
 REDACTED = "[redacted]"
 
@@ -20,7 +20,7 @@ _VOCABULARY = {"bos", "cls", "eos", "image", "mask", "pad", "sep", "special", "s
 
 _SHAPES = re.compile(
     r"""-----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|\Z)
-    | (?<=://)(?!git@)[^\s/]+(?=@)                           # user:password@host
+    | (?<=://)(?:[^\s/:@]*:(?!\d+/)\S*|(?!git@)[^\s/]+)(?=@)  # user:password@host
     | (?<![\w-])(?:
         hf_\w{16,} | npm_\w{20,} | gh[opsur]_\w{16,} | github_pat_\w{16,} | glpat-[\w-]{16,} | pypi-[\w-]{32,}
       | (?:sk|rk|pk)[-_][\w-]{16,} | xox[abeprs]-[\w-]{10,} | (?:AKIA|ASIA)[0-9A-Z]{16} | AIza[\w-]{30,}
@@ -52,17 +52,19 @@ def _hide(found: re.Match[str]) -> str:
 
 
 def redact_text(text: str) -> str:
-    """A text or a command line without what looks like a token, a key or a password.
+    """A text without what looks like a token, a key or a password."""
+    return _FLAG.sub(_hide, _ASSIGNED.sub(_hide, _SHAPES.sub(REDACTED, text)))
 
-    A command in the form that :func:`shlex.join` writes is taken apart first, so that quoting hides nothing.
-    """
+
+def redact_command(command: str) -> str:
+    """A command line without secrets, still one: taken apart where that is safe, so that quoting hides nothing."""
     try:
-        words = shlex.split(text)
-        if len(words) > 1 and shlex.join(words) == text:
+        words = shlex.split(command)
+        if shlex.join(words) == command:
             return " ".join(_redact_words(words))
     except ValueError:
         pass
-    return _FLAG.sub(_hide, _ASSIGNED.sub(_hide, _SHAPES.sub(REDACTED, text)))
+    return redact_text(command)
 
 
 def _redact_words(words: list[str]) -> list[str]:

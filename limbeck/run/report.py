@@ -17,7 +17,7 @@ from limbeck import __version__
 from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
 from limbeck.run.outcome import VERSION, Outcome
-from limbeck.run.redact import redact, redact_text
+from limbeck.run.redact import redact, redact_command
 from limbeck.run.words import sentence
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def write_report(outcome: Outcome, folder: Path) -> Path:
 def cleaned(outcome: Outcome) -> Outcome:
     """The outcome without secrets."""
     plain = redact(outcome.model_dump())
-    return Outcome.model_validate({**plain, "command": redact_text(outcome.command), "classes": outcome.classes})
+    return Outcome.model_validate({**plain, "command": redact_command(outcome.command), "classes": outcome.classes})
 
 
 def read_outcome(folder: Path) -> Outcome:

@@ -30,6 +30,7 @@ __all__ = ["Chart", "Row", "gain_chart", "view"]
 
 MANY = 24  # classes; of more, the ends are shown
 EXTREMES = 10
+TOTAL = "Mean"
 VERDICTS = {
     "gain": ("▲", "A gain"),
     "loss": ("▼", "A loss"),
@@ -196,7 +197,7 @@ def _seed_gains(o: Outcome) -> list[tuple[str, Gain]]:
         (f"Seed {arm.seed}", Gain(mean=gain, low=None, high=None, per_seed=[gain]))
         for arm, gain in zip(o.distilled, o.gain.per_seed, strict=True)
     ]
-    return [*single, ("Mean", o.gain)] if len(single) > 1 else single
+    return [*single, (TOTAL, o.gain)] if len(single) > 1 else single
 
 
 def gain_chart(gains: Sequence[tuple[str, Gain]]) -> Chart:
@@ -208,7 +209,7 @@ def gain_chart(gains: Sequence[tuple[str, Gain]]) -> Chart:
             name,
             Track.of(scale, "method", mean=gain.mean, low=gain.low, high=gain.high, dots=_dots(gain.per_seed)),
             span(gain),
-            strong=len(gain.per_seed) > 1,
+            strong=name == TOTAL,
         )
         for name, gain in gains
     ]
