@@ -78,7 +78,6 @@ class RunFolder:
         Raises:
             InputError: when the run or its data is another, or the folder is damaged.
         """
-        self.lock()
         if make_spec(read_yaml(self.run_file)) != spec:
             raise InputError("--out", str(self.root), "holds another run; `limbeck resume` it or name another folder")
         try:
@@ -88,6 +87,7 @@ class RunFolder:
             raise InputError("folder", str(self.root), "is damaged; start anew in another") from None
         if before != facts["data"]:
             raise InputError("data", str(self.root), "has changed since this run began; start anew in another folder")
+        self.lock()
         return findings
 
     def check_run(self) -> None:
