@@ -49,8 +49,7 @@ def distribute(method: nn.Module, data: Iterable[Any] | None, accelerator: Accel
         InputError: for a kind of distribution that is not supported, and for parameters that FSDP2 cannot shard.
     """
     kind = accelerator.distributed_type.name
-    sharded, plugin = kind == "FSDP", accelerator.state.fsdp_plugin
-    if kind in REFUSED or (sharded and (plugin is None or plugin.fsdp_version != 2)):
+    if kind in REFUSED or (kind == "FSDP" and not accelerator.is_fsdp2):
         raise InputError("accelerate", kind, "is not supported; use data parallelism or FSDP version 2")
     method.to(accelerator.device)
     if accelerator.num_processes == 1:
@@ -58,7 +57,7 @@ def distribute(method: nn.Module, data: Iterable[Any] | None, accelerator: Accel
     for tensor in (*method.parameters(), *method.buffers()):
         if not hasattr(tensor, "full_tensor"):
             dist.broadcast(tensor.detach(), 0)
-    if sharded:
+    if kind == "FSDP":
         _shard(method, accelerator)
     seed = torch.tensor(torch.initial_seed() % 2**62, device=accelerator.device)
     dist.broadcast(seed, 0)
@@ -160,10 +159,7 @@ class _Rows:
         self.data, self.rank, self.processes = data, rank, processes
 
     def __getattr__(self, name: str) -> Any:
-        """Position, length and the rest are the data's own."""
-        if name == "data":
-            raise AttributeError(name)
-        return getattr(self.data, name)
+        return _of_its_own(self, "data", name)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.data:
@@ -186,15 +182,29 @@ def _cut(leaf: Any, rows: int, own: slice) -> Any:
 
 
 class _Indices:
-    """One process's indices of every batch of a sampler."""
+    """One process's indices of every batch of a sampler; also what iterates over them, with the sampler's position."""
 
-    def __init__(self, batches: Iterable[list[int]], rank: int, processes: int) -> None:
+    def __init__(self, batches: Any, rank: int, processes: int) -> None:
         self.batches, self.rank, self.processes = batches, rank, processes
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __getattr__(self, name: str) -> Any:
+        return _of_its_own(self, "batches", name)
+
+    def __iter__(self) -> _Indices:
+        return _Indices(iter(self.batches), self.rank, self.processes)  # now: a sampler may draw its order here
+
+    def __next__(self) -> list[int]:
         for batch in self.batches:
             if own := _own(len(batch), self.rank, self.processes):
-                yield batch[own]
+                return batch[own]
+        raise StopIteration
+
+
+def _of_its_own(proxy: object, held: str, name: str) -> Any:
+    """An attribute of what a proxy holds, such as ``state_dict``; asked for before it holds anything, there is none."""
+    if held not in vars(proxy):
+        raise AttributeError(name)
+    return getattr(vars(proxy)[held], name)
 
 
 def _own(rows: int, rank: int, processes: int) -> slice | None:
