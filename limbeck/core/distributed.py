@@ -59,19 +59,13 @@ def distribute(method: nn.Module, data: Iterable[Any] | None, accelerator: Accel
             dist.broadcast(tensor.detach(), 0)
     if kind == "FSDP":
         _shard(method, accelerator)
-    seed = torch.tensor(torch.initial_seed() % 2**62, device=accelerator.device)
-    dist.broadcast(seed, 0)
-    torch.manual_seed(int(seed) + accelerator.process_index)
+    seed = int(_from_first(torch.tensor(torch.initial_seed() % 2**62), accelerator.device))
+    torch.manual_seed(seed + accelerator.process_index)
     if data is None:
         return None
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    if (
-        isinstance(data, DataLoader)
-        and data.batch_sampler is not None
-        and not isinstance(data.dataset, IterableDataset)
-    ):
-        return _loader_of(data, rank, processes, int(seed))
-    return _Rows(data, rank, processes)
+    if isinstance(data, DataLoader) and data.batch_sampler and not isinstance(data.dataset, IterableDataset):
+        return _loader_of(data, accelerator, seed)
+    return _Rows(data, accelerator.process_index, accelerator.num_processes)
 
 
 def _shard(method: nn.Module, accelerator: Accelerator) -> None:
@@ -124,9 +118,7 @@ class Team:
 
     def agree(self, answer: bool) -> bool:
         """The first process's answer."""
-        said = torch.tensor(float(answer), device=self.device)
-        dist.broadcast(said, 0)
-        return bool(said)
+        return bool(_from_first(torch.tensor(float(answer)), self.device))
 
     def gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         """Everybody's, by rank."""
@@ -136,9 +128,7 @@ class Team:
 
     def rejoin(self) -> None:
         """Draw the same random numbers again, so that what follows a fit is decided alike everywhere."""
-        state = torch.get_rng_state().to(self.device)
-        dist.broadcast(state, 0)
-        torch.set_rng_state(state.cpu())
+        torch.set_rng_state(_from_first(torch.get_rng_state(), self.device))
 
     @torch.no_grad()
     def _mean(self, tensors: Sequence[Tensor]) -> None:
@@ -212,19 +202,24 @@ def _own(rows: int, rank: int, processes: int) -> slice | None:
     return slice(rank * share, (rank + 1) * share) if share else None
 
 
-def _loader_of(loader: DataLoader[Any], rank: int, processes: int, seed: int) -> DataLoader[Any]:
-    """The same loader, reading only this process's rows; a shuffle without a generator gets one that all share."""
+def _loader_of(loader: DataLoader[Any], accelerator: Accelerator, seed: int) -> DataLoader[Any]:
+    """The same loader, reading only this process's rows in the first process's order."""
     sampler = loader.batch_sampler
     assert sampler is not None
     order = getattr(sampler, "sampler", None)
-    if getattr(order, "generator", loader) is None:
-        order.generator = torch.Generator().manual_seed(seed)  # type: ignore[union-attr]
+    if order is not None and hasattr(order, "generator"):
+        order.generator = order.generator or torch.Generator().manual_seed(seed)
+        order.generator.set_state(_from_first(order.generator.get_state(), accelerator.device))
     same = (
         "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
         "prefetch_factor", "persistent_workers",
     )  # fmt: skip
-    return type(loader)(
-        loader.dataset,
-        batch_sampler=_Indices(sampler, rank, processes),
-        **{name: getattr(loader, name) for name in same},
-    )
+    own = _Indices(sampler, accelerator.process_index, accelerator.num_processes)
+    return type(loader)(loader.dataset, batch_sampler=own, **{name: getattr(loader, name) for name in same})
+
+
+def _from_first(tensor: Tensor, device: torch.device) -> Tensor:
+    """The first process's tensor, on the CPU."""
+    tensor = tensor.to(device)
+    dist.broadcast(tensor, 0)
+    return tensor.cpu()

@@ -206,12 +206,15 @@ def noise(accelerator: Accelerator | None, folder: Path) -> dict[str, Tensor]:
 
 
 def unseeded(accelerator: Accelerator | None, folder: Path) -> dict[str, Tensor]:
-    """The rows that a process reads of a shuffled loader that has no generator, on a global one that differs."""
-    torch.manual_seed(int(os.environ.get("RANK", "0")))
-    data = DataLoader(TensorDataset(torch.arange(4 * ROWS)), batch_size=ROWS, shuffle=True)
-    own = distribute(Normal(mlp(4, 5)), data, accelerator) if accelerator is not None else data
-    assert own is not None
-    return {"rows": torch.cat([batch[0] for batch in own])}
+    """The rows that a process reads of shuffled loaders without a generator, where the global ones differ."""
+    found: dict[str, Tensor] = {}
+    for kind in (DataLoader, StatefulDataLoader):
+        torch.manual_seed(int(os.environ.get("RANK", "0")))
+        data = kind(TensorDataset(torch.arange(4 * ROWS)), batch_size=ROWS, shuffle=True)
+        own = distribute(Normal(mlp(4, 5)), data, accelerator) if accelerator is not None else data
+        assert own is not None
+        found[kind.__name__] = torch.cat([batch[0] for batch in own])
+    return found
 
 
 def resumed(accelerator: Accelerator | None, folder: Path) -> dict[str, Tensor]:
@@ -430,8 +433,9 @@ def test_a_ragged_batch_loses_its_odd_rows(replicas: list[dict[str, Tensor]], tm
     assert difference(replicas[0], "ragged_loader", single) < 2e-6
 
 
-def test_an_unseeded_shuffle_is_one_order(replicas: list[dict[str, Tensor]]) -> None:
-    first, second = (found["unseeded/rows"].tolist() for found in replicas)
+@pytest.mark.parametrize("kind", ["DataLoader", "StatefulDataLoader"])
+def test_an_unseeded_shuffle_is_one_order(kind: str, replicas: list[dict[str, Tensor]]) -> None:
+    first, second = (found[f"unseeded/{kind}"].tolist() for found in replicas)
     assert len(first) == len(second) == 2 * ROWS
     assert sorted(first + second) == list(range(4 * ROWS)) and first != sorted(first)
 
