@@ -559,3 +559,10 @@ def test_the_gap_closed_is_told_only_for_a_clear_gain() -> None:
     assert "of the gap to the teacher" in str(view(outcome())["gain_words"])
     assert "of the gap to the teacher" not in str(view(outcome(skill=0.93))["gain_words"])
     assert "of the gap to the teacher" not in str(view(outcome(teacher=False, skill=1.1))["gain_words"])
+
+
+def test_the_right_edge_belongs_to_a_bin() -> None:
+    """As in :func:`limbeck.diagnostics.calibration.reliability`: bins are (i / 15, (i + 1) / 15]."""
+    assert len(pooled([[(3 / 15, 1.0, 10)], [(2.5 / 15, 0.0, 10)]])) == 1
+    assert len(pooled([[(3 / 15, 1.0, 10)], [(3.5 / 15, 0.0, 10)]])) == 2
+    assert pooled([[(1.0, 1.0, 10)], [(0.95, 0.0, 10)]]) == [(pytest.approx(0.975), 0.5, 20)]
