@@ -87,6 +87,7 @@ def load(key: str) -> tuple[str, Callable[..., Result]]:
     made = importlib.util.spec_from_file_location(f"evidence.{card.family}.{key}", path)
     assert made is not None and made.loader is not None
     module = importlib.util.module_from_spec(made)
+    sys.modules[made.name] = module  # where a dataclass, hence a method of the script's own, looks for its module
     made.loader.exec_module(module)
     return module.CLAIM, module.evidence
 
