@@ -32,8 +32,8 @@ docs: $(READY)  ## the documentation in site/
 evidence: $(READY)  ## run the experiment of every method again and record the verdicts
 	$(BIN)/limbeck evidence all --seeds 5 --first-seed 100
 
-recipe: $(READY)  ## ResNet-56 to ResNet-8 on CIFAR-10 (needs the data: see recipes/cifar_resnet.py)
-	$(BIN)/python recipes/cifar_resnet.py
+recipe: $(READY)  ## ResNet-56 to ResNet-8 on CIFAR-10 (DATA=folder: see recipes/cifar_resnet.py)
+	$(BIN)/python recipes/cifar_resnet.py $(DATA)
 
 clean:  ## what a build leaves behind; runs/ stays
 	rm -rf $(VENV) site build dist *.egg-info

@@ -64,7 +64,7 @@ def control_key(task: Task, seed: int) -> str:
     said = hashlib.sha256()
     for name, tensor in student.state_dict().items():
         said.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        said.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        said.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     said.update(repr(student).encode())
     for kind in sorted({type(m) for m in student.modules()}, key=lambda kind: kind.__qualname__):
         if kind.__module__.split(".")[0] not in ("torch", "limbeck", "transformers"):

@@ -13,6 +13,7 @@ from limbeck.core.modules import freeze
 from limbeck.data.batches import Batches
 from limbeck.data.images import ImageSet
 from limbeck.data.load import load_data
+from limbeck.data.noise import limit, with_label_noise
 from limbeck.errors import InputError
 from limbeck.models.classifier import Classifier
 from limbeck.models.load import load_classifier
@@ -41,20 +42,22 @@ def resolve(spec: RunSpec) -> Task:
             raise InputError("trackers", tracker, f"is not installed; pip install {tracker}")
     device = _device(spec.device)
     data = load_data(spec.data, size=spec.size)
+    train = data.train if spec.limit is None else limit(data.train, spec.limit)
+    train = with_label_noise(train, spec.label_noise) if spec.label_noise else train
     augment = None if spec.augment in ("", "none") else spec.augment
 
     def batches(seed: int) -> Batches:
         return Batches(
-            data.train, spec.batch, seed=seed, drop_last=len(data.train) >= spec.batch, augment=augment,
+            train, spec.batch, seed=seed, drop_last=len(train) >= spec.batch, augment=augment,
             teacher_view=spec.teacher_view,
         )  # fmt: skip
 
     def student(seed: int) -> Classifier:
-        return _model("student", spec.student, data.train, seed).to(device)
+        return _model("student", spec.student, train, seed).to(device)
 
     teachers: list[Classifier] = []
     for reference in spec.teacher:
-        teachers.append(freeze(_model("teacher", reference, data.train).to(device)))
+        teachers.append(freeze(_model("teacher", reference, train).to(device)))
     student(spec.first_seed)  # refuses here, before anything else is done, what it would refuse later
     an_epoch = math.ceil(len(batches(0)) / spec.accumulate)
     steps = spec.steps or max(1, round((spec.epochs or EPOCHS) * an_epoch))
@@ -65,7 +68,7 @@ def resolve(spec: RunSpec) -> Task:
             "eval_every": spec.eval_every or max(1, steps // POINTS),
         }
     )  # fmt: skip
-    return Task(student, teachers, data.train, data.test, batches, data.train.classes, full, device)
+    return Task(student, teachers, train, data.test, batches, train.classes, full, device)
 
 
 def _model(role: str, reference: str, data: ImageSet, seed: int = 0) -> Classifier:

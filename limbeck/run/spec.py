@@ -66,6 +66,8 @@ class RunSpec(_Checked):
     )
     data: str = Field(description="images: digits, a folder, a .parquet or .npz file, a Hub data set")
     size: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="resize images to this square")
+    limit: Whole | None = Field(None, description="keep this many training images, every class in proportion")
+    label_noise: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="share of training labels made wrong")
     augment: str = Field("none", description="of training images, by kornia, such as crop+flip")
     teacher_view: Literal["same", "separate", "clean"] = Field("same", description="the view the teacher sees")
     steps: Whole | None = Field(None, description="optimiser steps of one training")
@@ -76,7 +78,7 @@ class RunSpec(_Checked):
     accumulate: Annotated[int, Field(ge=1, le=10**4)] = Field(1, description="batches averaged into one step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="of the method and of its control")
     lr: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate; 0.003 (adamw), 0.1 (sgd)")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd (Nesterov), unused by adamw")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd, unused by adamw")
     weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="decoupled for adamw, L2 for sgd")
     schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine", description="of the learning rate; step: a tenth at 1/2 and again at 3/4"

@@ -45,9 +45,7 @@ def make_optimizer(spec: RunSpec) -> MakeOptimizer:
     assert spec.lr is not None
     if spec.optimizer == "adamw":
         return partial(torch.optim.AdamW, lr=spec.lr, weight_decay=spec.weight_decay)
-    return partial(
-        torch.optim.SGD, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.momentum > 0
-    )
+    return partial(torch.optim.SGD, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
 
 
 def make_schedule(spec: RunSpec) -> Schedule | None:
