@@ -85,7 +85,7 @@ def iterate(
     players = {n: _Player(n, list(own), everything, optimizers[n]) for n, own in method.players().items()}
     device = everything[0].device if everything else torch.device("cpu")
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    watch, source, done = Watch(1 if device.type == "cpu" else LOOK_EVERY), Source(data), 0
+    watch, source, done = Watch(1 if device.type == "cpu" else LOOK_EVERY), Source(data, checkpoint is not None), 0
     method.train()
     if checkpoint is not None and (found := checkpoint.load()) is not None:
         done, state = found

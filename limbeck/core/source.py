@@ -35,10 +35,14 @@ class Source:
     Data with ``state_dict`` and ``load_state_dict`` (``Batches``, torchdata's ``StatefulDataLoader``) go on from where
     they were. Others are read again up to there; what they draw from the global generators at the start of an epoch is
     drawn as it was.
+
+    Args:
+        data: batches, or ``None``.
+        kept: whether :meth:`state` will be asked for.
     """
 
-    def __init__(self, data: Iterable[Any] | None) -> None:
-        self.data = data
+    def __init__(self, data: Iterable[Any] | None, kept: bool) -> None:
+        self.data, self.kept = data, kept
         self.stream: Iterator[Any] | None = None
         self.before, self.taken = 0, 0  # batches of finished epochs, of this one
         self.began: dict[str, Any] | None = None  # the generators when this epoch began, for data that only count
@@ -64,7 +68,7 @@ class Source:
     def _begin(self) -> Iterator[Any]:
         assert self.data is not None
         self.before, self.taken = self.before + self.taken, 0
-        self.began = None if self.keeps else rng_state()
+        self.began = rng_state() if self.kept and not self.keeps else None
         self.stream = iter(self.data)
         return self.stream
 
