@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,7 +13,7 @@ from limbeck.data.batches import Images
 from limbeck.errors import InputError, nearest
 from limbeck.models.classifier import Classifier
 
-__all__ = ["Labels", "as_map", "middle", "tap"]
+__all__ = ["Labels", "Probe", "as_map", "middle", "tap"]
 
 
 class Labels(Method):
@@ -21,6 +23,25 @@ class Labels(Method):
 
     def loss(self, batch: Images, clock: Clock) -> Tensor:
         return F.cross_entropy(self.student(batch.x), batch.y)
+
+
+class Probe(Method):
+    """The linear probe: cross-entropy of known labels moves the head alone, on features that stay what they are."""
+
+    student: nn.Module
+
+    def __post_init__(self) -> None:
+        self.student.requires_grad_(False).get_submodule(self.student.head).requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Like ``nn.Module.train``, but the student stays in eval mode, and its batch norms as they are."""
+        super().train(mode)
+        self.student.eval()
+        return self
+
+    def loss(self, batch: Images, clock: Clock) -> Tensor:
+        total = F.cross_entropy(self.student(batch.x), batch.y, ignore_index=-1, reduction="sum")
+        return total / (batch.y >= 0).sum().clamp_min(1)
 
 
 def tap(model: Classifier, path: str, field: str) -> Taps:
