@@ -100,7 +100,7 @@ def nice(text: str) -> str:
     """Typography of numbers and sentences: a true minus, and no break within an interval or before a unit."""
     text = re.sub(r"(?<![\w.\-])-(?=\d)", "\N{MINUS SIGN}", text).replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
     text = re.sub(r"(?<=\[)([^\]\s]+), ([^\]\s]+)(?=\])", "\\1,\N{NO-BREAK SPACE}\\2", text)
-    return re.sub(r"(?<=\d) (?=%|(?:points|seeds?|ms|[kMGT])\b)", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"(?<=\d) (?=%|(?:points|seeds?|ms|µs|[kMGT]B?)\b)", "\N{NO-BREAK SPACE}", text)
 
 
 def ticked(text: str) -> Markup:

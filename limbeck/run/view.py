@@ -17,6 +17,7 @@ from limbeck.run.words import (
     direction,
     duration,
     is_control,
+    latency,
     over_seeds,
     percent,
     points,
@@ -136,14 +137,14 @@ def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
     if large is None:
         found.append(("Size", quantity(small.parameters), "parameters", ""))
         found.append(("Operations", quantity(small.flops), "FLOPs for one image", ""))
-        found.append(("Latency", f"{small.latency_ms:.3g} ms", "for one image, here", ""))
+        found.append(("Latency", latency(small.latency_ms), "for one image, here", ""))
         return found
     sizes = f"{quantity(small.parameters)} of {quantity(large.parameters)} parameters"
     flops = f"{quantity(small.flops)} of {quantity(large.flops)} FLOPs an image"
-    latency = f"{small.latency_ms:.3g} of {large.latency_ms:.3g} ms an image, here"
+    times = f"{latency(small.latency_ms)} of {latency(large.latency_ms)} an image, here"
     found.append(("Size", share(small.parameters, large.parameters), sizes, ""))
     found.append(("Operations", share(small.flops, large.flops), flops, ""))
-    found.append(("Latency", share(small.latency_ms, large.latency_ms), latency, ""))
+    found.append(("Latency", share(small.latency_ms, large.latency_ms), times, ""))
     return found
 
 
@@ -362,8 +363,8 @@ def _cost(o: Outcome) -> list[tuple[str, str, str, str]]:
     return [
         row("Parameters", "parameters", lambda v: f"{v:,}"),
         row("FLOPs for one image", "flops", quantity),
-        row("Latency of one image", "latency_ms", lambda v: f"{v:.3g} ms"),
-        row("Memory of the weights", "memory_mb", lambda v: f"{v:.3g} MB"),
+        row("Latency of one image", "latency_ms", latency),
+        row("Memory of the weights", "memory_mb", lambda v: quantity(1e6 * v) + "B"),
     ]
 
 

@@ -90,6 +90,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def latency(ms: float) -> str:
+    """``1.27`` -> ``1.27 ms``, ``0.058`` -> ``58 µs``."""
+    return f"{ms:.3g} ms" if ms >= 0.9995 else f"{1e3 * ms:.3g} µs"
+
+
 def counted(number: int, noun: str) -> str:
     """``1 seed``, ``3 seeds``, ``1,000 classes``."""
     ending = "es" if noun.endswith(("s", "x", "ch")) else "s"

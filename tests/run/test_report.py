@@ -21,7 +21,7 @@ from limbeck.run.plots import Scale, mean_line, pooled, ticks
 from limbeck.run.redact import REDACTED, redact, redact_command, redact_text
 from limbeck.run.report import read_outcome, sentence, write_report
 from limbeck.run.view import broken, view
-from limbeck.run.words import duration, points, quantity, share, span
+from limbeck.run.words import duration, latency, points, quantity, share, span
 from tests.run.fakes import KD_CARD, evaluate, log_softmax, outcome
 
 
@@ -167,6 +167,7 @@ def test_numbers_in_words() -> None:
         "3 min 20 s",
         "2 h 05 min",
     ]
+    assert [latency(v) for v in (8.312, 1.0, 0.9996, 0.0584)] == ["8.31 ms", "1 ms", "1 ms", "58.4 µs"]
     assert [points(v) for v in (1.84, -1.84, 0.0, -0.001, 0.04)] == ["+1.8", "-1.8", "0.0", "0.00", "+0.04"]
     assert span(Gain(mean=1.0, low=0.01, high=2.0, per_seed=[])) == "+1.00 [+0.01, +2.00]"
 
@@ -458,6 +459,8 @@ def test_the_numbers_shown_are_the_numbers(tmp_path: Path) -> None:
     assert curve[-1][1] == f"{100 * np.mean([arm.curve.accuracy[-1] for arm in made.control]):.1f} %"
     cost = {row[0]: row[1:] for row in cells(page, "Running the network")}
     assert cost["Parameters"] == ["855,770", "78,042", "9 %"]
+    assert cost["Latency of one image"] == ["8.31 ms", "1.27 ms", "15 %"]
+    assert cost["Memory of the weights"] == ["3.44 MB", "310 kB", "9 %"]
     checks = cells(page, "Checks")
     assert [row[0] for row in checks] == ["✓ ok", "✓ ok", "✓ ok", "! warning", "– skipped"]
 
