@@ -22,7 +22,10 @@ __all__ = ["Comparison", "Entry", "compare", "compare_command", "write_compariso
 
 VERSION = 1
 # What a run may have of its own: all other settings must agree, or gains are not of one thing.
-OWN = {"version", "method", "values", "teacher", "seeds", "first_seed", "eval_every", "trackers", "device"}
+OWN = {
+    "version", "method", "values", "teacher", "seeds", "first_seed", "eval_every", "trackers", "device",
+    "checkpoint_seconds",
+}  # fmt: skip
 
 
 class _Facts(BaseModel):
