@@ -15,7 +15,7 @@ from limbeck.run.outcome import Finding
 
 __all__ = ["checks", "environment", "extras", "installed"]
 
-CORE = ("torch", "numpy", "safetensors", "accelerate", "torchdata", "pydantic", "rich", "jinja2", "matplotlib")
+CORE = ("torch", "numpy", "safetensors", "accelerate", "pydantic", "rich", "jinja2")
 
 
 def installed(name: str) -> str | None:
