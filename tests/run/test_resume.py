@@ -153,8 +153,8 @@ def test_a_damaged_folder_is_said_in_one_line(
 
 
 def test_kill_9_through_the_command_line(settings: Settings, teacher: str, tmp_path: Path) -> None:
-    words = ["kd", "--student", "cnn-8-16", "--teacher", teacher, "--data", "digits", "--steps", "200", "--seeds", "1",
-             "--checkpoint-seconds", "0.05", "--no-preflight", "--no-control-cache"]  # fmt: skip
+    words = ["kd", "--student", "mlp-64x2", "--teacher", teacher, "--data", "digits", "--steps", "600", "--seeds", "1",
+             "--checkpoint-seconds", "0.1", "--no-preflight", "--no-control-cache"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(*command: str) -> subprocess.Popen[str]:
@@ -172,7 +172,7 @@ def test_kill_9_through_the_command_line(settings: Settings, teacher: str, tmp_p
     process.communicate()
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "student").exists()
     done = int(max(state.glob("step-*")).name.removeprefix("step-"))
-    assert 0 < done < 200
+    assert 0 < done < 600
     resumed, whole = start("resume", "killed", "--no-control-cache"), start("run", *words, "--out", "whole")
     for process in (resumed, whole):
         _, said = process.communicate(timeout=280)
