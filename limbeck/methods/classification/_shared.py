@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Self
-
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.method import Clock, Method
 from limbeck.core.modules import Taps
-from limbeck.data.batches import Images
+from limbeck.data.batches import Batches, Images
 from limbeck.errors import InputError, nearest
 from limbeck.models.classifier import Classifier
 
-__all__ = ["Labels", "Probe", "as_map", "middle", "tap"]
+__all__ = ["Labels", "as_map", "linear_probe", "middle", "tap"]
 
 
 class Labels(Method):
@@ -25,23 +24,39 @@ class Labels(Method):
         return F.cross_entropy(self.student(batch.x), batch.y)
 
 
-class Probe(Method):
-    """The linear probe: cross-entropy of known labels moves the head alone, on features that stay what they are."""
+@torch.no_grad()
+def linear_probe(student: Classifier, data: Batches, l2: float = 1e-4) -> None:
+    """Fits the head by multinomial logistic regression on the frozen features of plain images; nothing else moves.
 
-    student: nn.Module
+    L-BFGS from zero on standardised features, with ``l2 ||W||^2 / 2``: the same data give the same head. Images of
+    unknown class are left out; where no class is known, the head stays as it was. Holds all features in memory.
+    """
+    head, taps = student.get_submodule(student.head), Taps(student.head + ":in")
+    student.eval()
+    known = [(b.x[b.y >= 0], b.y[b.y >= 0]) for b in data.plain() if (b.y >= 0).any()]
+    if not known:
+        return
+    device = student.example.device
+    h = torch.cat([taps(student, x.to(device))[1][0].float() for x, _ in known])
+    y = torch.cat([y for _, y in known]).to(device)
+    mean, std = h.mean(0) * (head.bias is not None), h.std(0, correction=0)
+    std[std < 1e-6] = 1.0  # a feature that never moves says nothing
+    z = (h - mean) / std
+    W = torch.zeros(student.num_classes, h.shape[1], device=device, requires_grad=True)
+    bias = torch.zeros(student.num_classes, device=device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([W] if head.bias is None else [W, bias], max_iter=200, line_search_fn="strong_wolfe")
 
-    def __post_init__(self) -> None:
-        self.student.requires_grad_(False).get_submodule(self.student.head).requires_grad_(True)
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = F.cross_entropy(z @ W.T + bias, y) + l2 / 2 * W.square().sum()
+            loss.backward()
+        return loss
 
-    def train(self, mode: bool = True) -> Self:
-        """Like ``nn.Module.train``, but the student stays in eval mode, and its batch norms as they are."""
-        super().train(mode)
-        self.student.eval()
-        return self
-
-    def loss(self, batch: Images, clock: Clock) -> Tensor:
-        total = F.cross_entropy(self.student(batch.x), batch.y, ignore_index=-1, reduction="sum")
-        return total / (batch.y >= 0).sum().clamp_min(1)
+    optimizer.step(closure)
+    head.weight.copy_(W / std)
+    if head.bias is not None:
+        head.bias.copy_(bias - (W / std) @ mean)
 
 
 def tap(model: Classifier, path: str, field: str) -> Taps:

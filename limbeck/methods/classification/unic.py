@@ -26,7 +26,7 @@ from limbeck.core.modules import Projector, Taps, freeze, gather
 from limbeck.core.schedule import Cosine
 from limbeck.data.batches import Images
 from limbeck.losses.feature import cosine, smooth_l1
-from limbeck.methods.classification._shared import Probe, as_map
+from limbeck.methods.classification._shared import as_map, linear_probe
 
 CARD = Card(
     key="unic",
@@ -45,11 +45,11 @@ CARD = Card(
     loop="pipeline",
     needs=("features",),
     notes="The encoder learns without labels; the student's head gets nothing from that. So that a run returns a "
-    "classifier, the last fifth of its steps (probe) trains the head alone, on labels: the paper's linear probe, under "
-    "the run's optimiser. probe=0 uses no label and leaves the head as it was. The penultimate feature stands for the "
-    "last class token and the mean over positions for those of earlier stages. Patches are learnt too where the last "
-    "stages of student and teacher are maps or tokens, resized to the teacher's grid. As in the code, a batch is "
-    "standardised before it enters the statistics, so that the first one is not standardised.",
+    "classifier, the head is fitted once at the end by logistic regression on the training labels, the paper's linear "
+    "probe; without labels it stays as it was. The penultimate feature stands for the last class token and the mean "
+    "over positions for those of earlier stages. Patches are learnt too where the last stages of student and teacher "
+    "are maps or tokens, resized to the teacher's grid. As in the code, a batch is standardised before it enters the "
+    "statistics, so that the first one is not standardised. Projectors have torch's initialisation.",
 )
 
 
@@ -111,8 +111,6 @@ class UNIC(Method):
     """Hidden units of a projector, in widths of the student's penultimate layer (paper: 768 of 768)."""
     last_hidden: Count = 4
     """The same for the last projector of a ladder (paper: 3072 of 768)."""
-    probe: Fraction = 0.2
-    """Share of a run's steps that trains the head alone, on labels, at the end; 0 for none."""
 
     def __post_init__(self) -> None:
         freeze(self.teachers)
@@ -158,13 +156,11 @@ class UNIC(Method):
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
-        """The encoder without labels, then its head on them; together as many steps as the run has."""
+        """The encoder without labels, then a linear probe as its head."""
         method = cls(**roles(cls, setting), **values)
-        last = round(method.probe * setting.steps)
-        setting.fit(method, steps=setting.steps - last)
-        if last:
-            setting.fit(Probe(method.student), name="probe", steps=last)
-        return method.student.requires_grad_(True)
+        setting.fit(method)
+        linear_probe(method.student, setting.data)
+        return method.student
 
 
 def _shapes(taps: Taps, model: nn.Module) -> list[tuple[int, ...]]:

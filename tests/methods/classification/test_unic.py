@@ -1,6 +1,7 @@
 """The equations of UNIC."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.fit import fit
 from limbeck.core.method import Clock
+from limbeck.core.modules import Taps
 from limbeck.core.schedule import Cosine
-from limbeck.data.batches import Batches
-from limbeck.methods.classification._shared import Probe
+from limbeck.methods.classification._shared import linear_probe
 from limbeck.methods.classification.unic import UNIC, Standardiser, coefficients
 from limbeck.models.tiny import mlp, vit
-from tests.worlds import CLASSES, SGD, SHAPE, vision_world
+from tests.worlds import CLASSES, SHAPE, vision_world
 
 
 def test_the_loss_is_the_sum_written_out() -> None:
@@ -92,9 +92,20 @@ def test_labels_reach_the_head_alone_and_any_kinds_meet() -> None:
     world = vision_world(teachers=2)
     before = world.student()
     student = copy.deepcopy(before)
-    fit(Probe(student), Batches(world.train, 16, seed=0), SGD, steps=3)
+    linear_probe(student, world.data)
     moved = {k for k, v in student.state_dict().items() if not torch.equal(v, before.state_dict()[k])}
     assert moved == {f"{student.head}.weight", f"{student.head}.bias"}
+    x, y = world.train.take(torch.arange(len(world.train)))
+    loss = F.cross_entropy(student(x), y)
+    std = Taps(f"{student.head}:in")(student, x)[1][0].std(0, correction=0)
+    weight, bias = student.get_submodule(student.head).parameters()
+    (loss + 5e-5 * (weight * std).square().sum()).backward()
+    assert loss < 0.8 * F.cross_entropy(before.eval()(x), y)
+    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 2e-3, "the optimum of the penalised regression"
+    unknown = replace(world.train, labels=torch.full_like(world.train.labels, -1))
+    untouched = copy.deepcopy(before)
+    linear_probe(untouched, world.data.with_data(unknown))
+    assert all(torch.equal(v, before.state_dict()[k]) for k, v in untouched.state_dict().items())
     batch = world.batch()
     for made in (mlp(7, 5, shape=SHAPE, classes=CLASSES), vit(16, 2, shape=SHAPE, classes=CLASSES)):
         method = UNIC(made, nn.ModuleList(world.teachers))
