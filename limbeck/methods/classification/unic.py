@@ -49,8 +49,8 @@ CARD = Card(
     "probe; without labels it stays as it was. The penultimate feature stands for the last class token and the mean "
     "over positions for those of earlier stages. Patches are learnt too where the last stages of student and teacher "
     "are maps or tokens, resized to the teacher's grid. As in the code, a batch is standardised before it enters the "
-    "statistics, so that the first one is not standardised. Projectors have torch's initialisation. The control's head is "
-    "trained by gradient descent alone: in short runs part of the gain is the converged head, not the encoder.",
+    "statistics, so that the first one is not standardised. Projectors have torch's initialisation. The control's head "
+    "is trained by gradient descent alone: in short runs part of the gain is the converged head, not the encoder.",
 )
 
 
