@@ -2,9 +2,9 @@
 
 https://arxiv.org/abs/2009.08453
 
-    p_T = (1/M) sum_m softmax(z_m)
-    L_S = - sum_c p_T,c log softmax(z_S)_c + lambda_D BCE(D(z_S), "teacher")
-    L_D = BCE(D(z_S), "student") + BCE(D(mean_m z_m), "teacher")
+    p_T = (1/M) sum_m softmax(z_m),  p_S = softmax(z_S)
+    L_S = - sum_c p_T,c log p_S,c + lambda_D BCE(D(p_S), "teacher")
+    L_D = BCE(D(p_S), "student") + BCE(D(p_T), "teacher")
 
 The teachers' *probabilities* are averaged, at temperature 1; there is no one-hot term. A discriminator of final outputs
 is the regulariser, and the student starts from supervised weights: this is fine-tuning.
@@ -47,8 +47,8 @@ CARD = Card(
     fidelity="reconstruction",
     notes="The first half of the steps (warm) trains the student on labels, so that the whole takes as many steps as "
     "the control. The released code minimises one BCE over student and discriminator together, which is not "
-    "adversarial. Assumed: the two alternate, D has one logit instead of two, D's widths. As in the code, D reads "
-    "logits, and the mean of the teachers'.",
+    "adversarial. Assumed: the two alternate, D has one logit instead of two, D's widths. D reads probabilities, as in "
+    "the authors' later script; against unbounded logits, as in their first, a true adversary ruins the student.",
 )
 
 
@@ -80,17 +80,17 @@ class MEALV2(Method):
         with torch.no_grad():
             t = [teacher(batch.teacher_x) for teacher in self.teachers]
         s = self.student(batch.x)
-        soft = soft_cross_entropy(mean_probabilities(t), soft_log(s)).mean()
+        ensemble, log_s = mean_probabilities(t), soft_log(s)
+        soft = soft_cross_entropy(ensemble, log_s).mean()
         if not self.adversarial:
             yield Update({"soft": soft})
             return
-        fooled = nonsaturating(self.discriminator(s), real=True).mean()
+        fooled = nonsaturating(self.discriminator(log_s.exp()), real=True).mean()
         yield Update({"soft": soft, "adversarial": self.adversarial * fooled})
-        ensemble = torch.stack(t).mean(0)
         yield Update(
             {
                 "teacher": nonsaturating(self.discriminator(ensemble), real=True).mean(),
-                "student": nonsaturating(self.discriminator(s.detach()), real=False).mean(),
+                "student": nonsaturating(self.discriminator(log_s.detach().exp()), real=False).mean(),
             },
             "discriminator",
         )

@@ -34,9 +34,9 @@ def test_the_players_pull_the_discriminator_apart_and_the_student_together() -> 
     assert (student.player, discriminator.player) == ("student", "discriminator")
 
     def verdict() -> float:
-        return float(method.discriminator(method.student(batch.x)).mean())
+        return float(method.discriminator(method.student(batch.x).softmax(1)).mean())
 
-    before, teachers = verdict(), [t(batch.x) for t in method.teachers]
+    before, teachers = verdict(), [t(batch.x).softmax(1) for t in method.teachers]
     parameters = list(method.student.parameters())
     gradients = torch.autograd.grad(student.terms["adversarial"], parameters)
     with torch.no_grad():
