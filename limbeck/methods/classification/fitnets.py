@@ -31,7 +31,7 @@ CARD = Card(
     authors="Adriana Romero, Nicolas Ballas, Samira Ebrahimi Kahou, Antoine Chassang, Carlo Gatta, Yoshua Bengio",
     year=2015,
     url="https://arxiv.org/abs/1412.6550",
-    repo="adri-romsor/FitNets",
+    repo="https://github.com/adri-romsor/FitNets",
     family="classification",
     summary="A thin deep student learns to predict a middle layer of the teacher, then its outputs and the labels.",
     modality="image",
@@ -91,7 +91,7 @@ class FitNets(Method):
             tuple(as_map(torch.empty(1, *t.shapes(m, m.example)[0])).shape[1:])
             for t, m in ((self.guided_tap, self.student), (self.hint_tap, self.teacher))
         ]
-        self.regressor = regressor(*shapes)
+        self.regressor = regressor(*shapes).to(self.student.example.device)
         summed = self.reduction == "sum" or (self.reduction == "auto" and self.variant == "two_stage")
         self.distance = half_squared if summed else mse
 

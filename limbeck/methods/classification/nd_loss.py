@@ -33,7 +33,7 @@ CARD = Card(
     authors="Yuzhu Wang, Lechao Cheng, Manni Duan, Yongheng Wang, Zunlei Feng, Shu Kong",
     year=2023,
     url="https://arxiv.org/abs/2305.17007",
-    repo="WangYZ1608/Knowledge-Distillation-via-ND",
+    repo="https://github.com/WangYZ1608/Knowledge-Distillation-via-ND",
     family="classification",
     summary="The student's features grow to the teacher's length and turn to their class's mean direction.",
     modality="image",
@@ -93,8 +93,9 @@ class NDLoss(Method):
         expected = (self.teacher.num_classes, *wide)
         if tuple(self.means.shape) != expected:
             raise InputError("means", tuple(self.means.shape), f"must have the shape {expected}: see class_means")
-        self.register_buffer("directions", F.normalize(self.means.detach()))
-        self.adapter = nn.Identity() if narrow == wide else Projector(narrow, wide)
+        device = self.student.example.device
+        self.register_buffer("directions", F.normalize(self.means.detach()).to(device))
+        self.adapter = (nn.Identity() if narrow == wide else Projector(narrow, wide)).to(device)
 
     def loss(self, batch: Images, clock: Clock) -> dict[str, Tensor]:
         with torch.no_grad():
