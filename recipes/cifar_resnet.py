@@ -15,7 +15,7 @@ from pathlib import Path
 from limbeck.cli import main
 
 RUN = (
-    "run kd --student resnet8 --augment cifar --batch 128 --optimizer sgd --lr 0.1 --steps 1200 --eval-every 300 "
+    "run kd --student resnet8 --augment cifar --batch 128 --optimizer sgd --lr 0.1 --steps 1000 --eval-every 200 "
     "--seeds 3 --method.tau 4 --out runs/cifar"
 )
 
