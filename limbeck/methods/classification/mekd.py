@@ -60,11 +60,14 @@ def code(logits: Tensor, tau: float) -> Tensor:
 
 
 def conv_generator(K: int, shape: tuple[int, int, int], width: int) -> nn.Sequential:
-    """Codes (B, K) to images (B, C, H, W) in [0, 1]: a quarter of the size first, doubled twice."""
+    """Codes (B, K) to images (B, C, H, W) in [0, 1]: a quarter of the size first, doubled twice.
+
+    The first layer has no bias: codes are small, and one image for all of them, a bias a pixel, is mode collapse.
+    """
     C, H, W = shape
     half, quarter = (max(-(-H // 2), 2), max(-(-W // 2), 2)), (max(-(-H // 4), 2), max(-(-W // 4), 2))
     return nn.Sequential(
-        nn.Linear(K, 2 * width * quarter[0] * quarter[1]), nn.Unflatten(1, (2 * width, *quarter)),
+        nn.Linear(K, 2 * width * quarter[0] * quarter[1], bias=False), nn.Unflatten(1, (2 * width, *quarter)),
         nn.BatchNorm2d(2 * width), nn.ReLU(), nn.Upsample(half),
         nn.Conv2d(2 * width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Upsample((H, W)),
         nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
