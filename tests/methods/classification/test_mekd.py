@@ -72,19 +72,21 @@ def test_stage_1_never_asks_the_teacher_for_a_gradient() -> None:
 
 def test_the_generator_is_rewarded_for_images_that_are_sure_and_of_all_classes() -> None:
     method, batch = _method(confidence=0.5, balance=2.0)
+    state = torch.get_rng_state()
     terms = next(u.terms for u in method.updates(batch, FIRST) if u.player == "generator")
     parameters = list(method.generator.parameters())
     gradients = torch.autograd.grad(terms["confidence"] + terms["balance"], parameters)
-    state = torch.get_rng_state()
 
     def judged() -> tuple[float, float]:
         """Mean entropy, and entropy of the mean, of the student's answers."""
         torch.set_rng_state(state)
         with torch.no_grad():
-            p = method.student(method.generator(code(3 * torch.randn(64, 6), 3.0))).softmax(1)
+            p = method.student(method.generator(code(3 * torch.randn(8, 6), 3.0))).softmax(1)
         return float(-(p * p.log()).sum(1).mean()), float(-(p.mean(0) * p.mean(0).log()).sum())
 
     before = judged()
+    assert terms["confidence"].item() == pytest.approx(0.5 * before[0], rel=1e-4)
+    assert terms["balance"].item() == pytest.approx(-2.0 * before[1], rel=1e-4)
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter -= 1e-2 * gradient
