@@ -39,7 +39,7 @@ def start(method: str, teacher: Path, steps: int, out: Path) -> subprocess.Popen
     """The same command begins a run and goes on with it."""
     words = [sys.executable, "-m", "limbeck", "run", method, "--teacher", str(teacher), "--student", "cnn-8-16",
              "--data", "digits", "--augment", "crop", "--steps", str(steps), "--seeds", "1", "--no-control-cache",
-             "--no-preflight", "--checkpoint-seconds", "0.2", "--quiet", "--out", str(out)]  # fmt: skip
+             "--no-preflight", "--checkpoint-seconds", "0.1", "--quiet", "--out", str(out)]  # fmt: skip
     return subprocess.Popen(words, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -95,7 +95,7 @@ def trial(number: int, method: str, teacher: Path, steps: int, scratch: Path, se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--methods", nargs="+", default=list(KINDS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -26,7 +26,7 @@ from limbeck.run.outcome import Arm, Finding, Outcome, paired_gain
 from limbeck.run.preflight import preflight
 from limbeck.run.progress import Show
 from limbeck.run.redact import redact_command, redact_text
-from limbeck.run.report import sentence, write_report
+from limbeck.run.report import read_outcome, sentence, write_report
 from limbeck.run.resolve import resolve
 from limbeck.run.spec import command, make_spec, typed_values, write_yaml
 from limbeck.run.task import Task
@@ -93,15 +93,17 @@ def run(
             (arms.control(seed), arms.method(seed))
             for seed in range(task.spec.first_seed, task.spec.first_seed + task.spec.seeds)
         ]
-        outcome = _outcome(task, folder, pairs, found)
         if main:
+            outcome = _outcome(task, folder, pairs, found)
             write_report(outcome, folder.root)
             write_atomic(folder.student / "README.md", _model_card(outcome, task.train.shape))
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+        return read_outcome(folder.root)
     finally:
         folder.unlock()
         if accelerator is not None:
             accelerator.end_training()
-    return outcome
 
 
 def refuse(findings: Sequence[Finding]) -> None:

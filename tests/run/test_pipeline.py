@@ -158,7 +158,7 @@ def test_optimiser_settings_reach_the_optimiser(settings: Settings) -> None:
     spec = resolve(make_spec({**settings, "optimizer": "sgd", "weight_decay": 0.01, "schedule": "step"})).spec
     made = make_optimizer(spec)([nn.Parameter(torch.zeros(1))])
     group = made.param_groups[0]
-    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.1, 0.9, 0.01, True)
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.1, 0.9, 0.01, False)
     schedule = make_schedule(spec)
     assert schedule is not None
     from limbeck.core.method import Clock
@@ -283,3 +283,24 @@ def test_a_method_that_makes_no_classifier_is_a_bug_of_the_method(
     monkeypatch.setattr(method_class(find("kd")), "distil", classmethod(lambda *_: nn.Linear(1, 1)))
     with pytest.raises(TypeError, match="Linear"):
         without_preflight(settings, tmp_path / "run")
+
+
+def test_two_processes_are_one(settings: Settings, tmp_path: Path) -> None:
+    """What ``accelerate launch -m limbeck run`` starts: one run, written by the first process."""
+    words = [w for name in ("student", "teacher", "data", "steps", "seeds") for w in (f"--{name}", str(settings[name]))]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "limbeck"]
+    done = subprocess.run(
+        [*launcher, "run", "kd", *words, "--no-preflight", "--out", "two"], cwd=tmp_path, capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"},
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report ") == 1
+    one = without_preflight({**settings, "eval_every": None}, tmp_path / "one")
+    students = [load_classifier(str(tmp_path / name / "student")).state_dict() for name in ("one", "two")]
+    torch.testing.assert_close(students[0], students[1], rtol=1e-4, atol=1e-5)
+    two = read_outcome(tmp_path / "two")
+    assert two.distilled[0].curve.steps == one.distilled[0].curve.steps
+    assert two.distilled[0].curve.loss == pytest.approx(one.distilled[0].curve.loss, rel=1e-4)
+    rows = Log(tmp_path / "two" / "metrics.jsonl").rows
+    assert [(row["arm"], row["step"]) for row in rows] == [(arm, s) for arm in ("control", "kd") for s in range(1, 21)]
