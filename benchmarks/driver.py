@@ -29,19 +29,12 @@ from limbeck.core.modules import freeze
 from limbeck.data.batches import Images
 from limbeck.losses.divergence import distil_kl
 from limbeck.methods.classification.kd import KD
+from limbeck.models.resnet import resnet
+from limbeck.models.tiny import cnn
 
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 Loop = Callable[[nn.Module, nn.Module, list[Images], int], Iterator[object]]
 WARM, PARTS = 10, 5
-
-
-def net(width: int, side: int, seed: int) -> nn.Module:
-    """Three convolutions and a head."""
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for a, b in itertools.pairwise((3, width, 2 * width, 2 * width)):
-        layers += [nn.Conv2d(a, b, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10))
 
 
 def by_hand(student: nn.Module, teacher: nn.Module, data: list[Images], steps: int) -> Iterator[dict[str, Tensor]]:
@@ -110,16 +103,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="timed steps of each loop and size (default: 600)")
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
-    print("size             step by hand     driver / hand             Python extra   tensors extra")
-    for label, width, side in (("digits 8x8", 8, 8), ("16x16", 16, 16), ("CIFAR 32x32", 32, 32)):
-        student, teacher = net(width, side, 0), freeze(net(2 * width, side, 1))
-        torch.manual_seed(2)
-        data = [Images(torch.rand(64, 3, side, side), torch.randint(10, (64,)), torch.arange(64)) for _ in range(8)]
+    print("student           step by hand     driver / hand             Python extra   tensors extra")
+    digits, cifar = {"shape": (1, 8, 8), "classes": 10}, {"shape": (3, 32, 32), "classes": 10}
+    for label, shape, student, teacher in (
+        ("CNN, 1x8x8", digits["shape"], cnn(16, 32, **digits), cnn(32, 64, **digits)),
+        ("ResNet-8, 3x32x32", cifar["shape"], resnet(8, **cifar), resnet(14, **cifar)),
+    ):
+        freeze(teacher)
+        data = [Images(torch.rand(64, *shape), torch.randint(10, (64,)), torch.arange(64)) for _ in range(8)]
         hand, driver = milliseconds((by_hand, by_driver), student, teacher, data, steps=steps)
         parts = [statistics.median(driver[part::PARTS]) / statistics.median(hand[part::PARTS]) for part in range(PARTS)]
         held, driver_held = memory(by_hand, student, teacher, data), memory(by_driver, student, teacher, data)
         print(
-            f"{label:14} {statistics.median(hand):10.3f} ms   "
+            f"{label:17} {statistics.median(hand):10.3f} ms   "
             f"{statistics.median(driver) / statistics.median(hand):9.4f} [{min(parts):.3f}, {max(parts):.3f}]"
             f"{(driver_held[0] - held[0]) / 1024:+13.1f} KiB{(driver_held[1] - held[1]) / 1024:+12.1f} KiB",
             flush=True,

@@ -115,7 +115,7 @@ def iterate(
                     if last:
                         player.optimizer.step()
                         player.optimizer.zero_grad(set_to_none=True)
-                    logs |= {player.prefix + name: scalar for name, scalar in scalars.items()}
+                    logs |= {player.prefix + n: s for n, s in scalars.items()} if player.prefix else scalars
                     try:
                         with autocast:
                             update = updates.send(last)
@@ -237,6 +237,8 @@ def _build(method: Method, optimizer: Optimizers) -> dict[str, torch.optim.Optim
 
 
 def _to(batch: Any, device: torch.device) -> Any:
+    if device.type == "cpu":
+        return batch
     if hasattr(batch, "to"):
         return batch.to(device)
     return mapped(batch, lambda part: part.to(device) if hasattr(part, "to") else part)
