@@ -68,7 +68,8 @@ def test_the_teacher_is_no_part_of_the_control_but_its_comparison_is(
 CHANGES: list[Settings] = [
     {"student": "mlp-16x2"}, {"steps": 21}, {"lr": 0.01}, {"batch": 32}, {"augment": "flip"}, {"clip": 1.0},
     {"optimizer": "sgd"}, {"weight_decay": 0.0}, {"schedule": "constant"}, {"accumulate": 2}, {"size": 9},
-    {"precision": "bf16"}, {"eval_every": 5}, {"limit": 500}, {"label_noise": 0.2}, {"augment": "flip", "teacher_view": "separate"},
+    {"precision": "bf16"}, {"eval_every": 5}, {"limit": 500}, {"label_noise": 0.2},
+    {"augment": "flip", "teacher_view": "separate"},
 ]  # fmt: skip
 
 
