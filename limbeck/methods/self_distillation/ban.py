@@ -7,7 +7,8 @@ A network is trained on labels; then another of the same kind, from a fresh star
     CWTM:        L = sum_s (m_s / sum_u m_u) (- log p^S_{s,y_s}),  m_s = max_c p^T_{s,c}
     DKPP:        BAN with the teacher's other probabilities permuted within each sample
 
-The last two are the paper's diagnostics: only the teacher's confidence is left (CWTM), or its confidence profile (DKPP).
+The last two are the paper's diagnostics: of the teacher only its confidence (CWTM) or its confidence profile (DKPP) is
+left.
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ CARD = Card(
     year=2021,
     url="https://arxiv.org/abs/2102.13088",
     family="self_distillation",
-    summary="Each generation fits a blend of labels and its predecessor's outputs, with the blend found in closed form.",
+    summary="Each generation fits a blend of labels and its predecessor's outputs; the blend is found in closed form.",
     modality="image",
     teacher="previous",
     signal="probabilities",
     loop="generations",
     fidelity="reconstruction",
-    notes="Networks are fitted by squared error on raw outputs, the loss of the paper's theory; the settings of its deep "
-    "experiments were assumed. The paper's alpha weights the labels; limbeck's weight is the predecessor's, 1 - alpha. "
+    notes="Networks are fitted by squared error on raw outputs, the loss of the paper's theory; the settings of its "
+    "deep experiments were assumed. The paper's alpha weights the labels; limbeck's w the predecessor, w = 1 - alpha. "
     "With the weight in closed form every generation costs two trainings, and a tenth of the data is held out for it.",
 )
 

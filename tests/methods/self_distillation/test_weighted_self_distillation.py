@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -34,11 +35,11 @@ def test_the_limit_is_ridge_with_lambda_over_the_labels_weight() -> None:
 def test_without_labels_every_generation_shrinks_to_nothing() -> None:
     _, K, y = sine()
     norms = [float(f.norm()) for f in ridge_generations(K, y, 1.0, [1.0] * 400)]
-    assert all(b < a for a, b in zip(norms, norms[1:], strict=False)) and norms[-1] < 0.05 * norms[0]
+    assert all(b < a for a, b in pairwise(norms)) and norms[-1] < 0.05 * norms[0]
 
 
 def test_the_closed_form_weight_is_the_grids_minimum() -> None:
-    x, K, y = sine()
+    _, K, y = sine()
     train, held = slice(0, 40), slice(40, 60)
     lam = 1e-4
     inverse = torch.linalg.inv(K[train, train] + lam * torch.eye(40, dtype=K.dtype))
@@ -58,7 +59,7 @@ def test_the_closed_form_weight_is_the_grids_minimum() -> None:
 
 
 def test_the_method_trained_to_the_end_is_the_closed_form() -> None:
-    """Linear students on one-hot labels with weight decay: gradient descent must reach ridge, generation by generation."""
+    """Linear students on one-hot labels with weight decay: gradient descent reaches ridge, generation by generation."""
     torch.manual_seed(0)
     x, labels = torch.randn(30, 4, dtype=torch.float64), torch.arange(30) % 3
     batch = Images(x, labels, torch.arange(30))
