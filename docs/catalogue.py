@@ -42,8 +42,8 @@ def verdict(found: dict[str, Any] | None) -> str:
     return f"**{found['verdict']}**: {found['metric']} {gain['mean']:+.2f}{span}, {seeds} seeds. {found['claim']}"
 
 
-def write() -> None:
-    """Write the generated pages."""
+def catalogue() -> str:
+    """The page of all methods."""
     families = sorted({card.family for card in cards().values()})
     parts = [HEAD + "\n".join(row(key) for key, card in cards().items() if card.family == families[0])]
     parts += [
@@ -53,7 +53,12 @@ def write() -> None:
         + "\n".join(row(key) for key, card in cards().items() if card.family == family)
         for family in families[1:]
     ]
-    (DOCS / "catalogue.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
+    return "\n".join(parts) + "\n"
+
+
+def write() -> None:
+    """Write the generated pages."""
+    (DOCS / "catalogue.md").write_text(catalogue(), encoding="utf-8")
     guide = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (DOCS / "contributing.md").write_text(guide.replace("](docs/", "]("), encoding="utf-8")
 
