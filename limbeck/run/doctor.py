@@ -13,9 +13,7 @@ from typing import Any
 from limbeck import __version__
 from limbeck.run.outcome import Finding
 
-__all__ = ["checks", "environment", "extras", "installed"]
-
-CORE = ("torch", "numpy", "safetensors", "accelerate", "pydantic", "rich", "jinja2")
+__all__ = ["checks", "environment", "installed"]
 
 
 def installed(name: str) -> str | None:
@@ -26,18 +24,18 @@ def installed(name: str) -> str | None:
         return None
 
 
-def extras() -> dict[str, list[str]]:
-    """For each extra of limbeck, the distributions that are missing: none when it works."""
+def wanted() -> dict[str, list[str]]:
+    """The distributions that limbeck asks for, by extra; those that it cannot do without under ``""``."""
     try:
-        wanted = requires("limbeck") or []
+        asked = requires("limbeck") or []
     except PackageNotFoundError:  # run from a source tree that is not installed
-        return {}
-    missing: dict[str, list[str]] = {}
-    for text in wanted:
-        found = re.fullmatch(r"([\w.-]+).*;\s*extra == ['\"]([\w-]+)['\"]", text)
-        if found and found[1] != "limbeck":
-            missing.setdefault(found[2], []).extend([] if installed(found[1]) else [found[1]])
-    return missing
+        return {"": ["torch"]}
+    found: dict[str, list[str]] = {"": []}
+    for text in asked:
+        read = re.fullmatch(r"([\w.-]+)[^;]*(?:;\s*extra == ['\"]([\w-]+)['\"])?", text)
+        if read and read[1] != "limbeck":
+            found.setdefault(read[2] or "", []).append(read[1])
+    return found
 
 
 def environment() -> dict[str, Any]:
@@ -59,7 +57,7 @@ def environment() -> dict[str, Any]:
         "cores": cores,
         "threads": torch.get_num_threads(),
         "accelerators": accelerators,
-        "versions": {name: found for name in CORE if (found := installed(name))},
+        "versions": {name: found for name in wanted()[""] if (found := installed(name))},
     }
 
 
@@ -69,7 +67,7 @@ def checks() -> list[Finding]:
 
     facts = environment()
     rows = [_row("limbeck", facts["limbeck"]), _row("python", facts["python"])]
-    for name in CORE:
+    for name in wanted()[""]:
         rows.append(_row(name, installed(name) or "missing", "" if installed(name) else f"pip install {name}"))
     rows.append(_row("processor", f"{facts['cores']} cores, {facts['threads']} torch threads, {facts['system']}"))
     rows.append(_row("accelerator", "; ".join(facts["accelerators"]) or "none: everything runs on the processor"))
@@ -78,7 +76,10 @@ def checks() -> list[Finding]:
         free = shutil.disk_usage(at).free / 2**30
         fix = f"make {at} writable" if not os.access(at, os.W_OK) else "free some space" if free < 1 else ""
         rows.append(_row(name, f"{free:.0f} GiB free in {path}", fix))
-    for name, lacking in extras().items():
+    for name, asked in sorted(wanted().items()):
+        if not name:
+            continue
+        lacking = [distribution for distribution in asked if installed(distribution) is None]
         said = f"{', '.join(lacking)} missing; pip install 'limbeck[{name}]' if needed" if lacking else "complete"
         rows.append(Finding(name=f"extra {name}", status="skipped" if lacking else "ok", measured=said))
     return rows

@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
 from torch import Tensor
 
 from limbeck.core.card import find, method_class
@@ -31,6 +30,9 @@ from limbeck.run.resolve import resolve
 from limbeck.run.spec import command, make_spec, typed_values, write_yaml
 from limbeck.run.task import Task
 from limbeck.run.training import Run, Training
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["distil", "examine", "refuse", "run"]
 
@@ -81,6 +83,8 @@ def run(
     """
     accelerator = _accelerator(task, folder)
     main = accelerator is None or accelerator.is_main_process
+    if folder.run_file.exists():
+        show.line(f"going on with {folder.root}")
     found = _begin(task, folder, check, force=force) if main else []
     if accelerator is not None:
         accelerator.wait_for_everyone()
@@ -229,6 +233,8 @@ def _accelerator(task: Task, folder: RunFolder) -> Accelerator | None:
     """For a run over several processes, or one that logs elsewhere; nothing of it is used otherwise."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not task.spec.trackers:
         return None
+    from accelerate import Accelerator
+
     return Accelerator(
         cpu=task.device.type == "cpu", log_with=list(task.spec.trackers) or None, project_dir=str(folder.root)
     )

@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from limbeck.core.checkpoint import Checkpoint
@@ -26,6 +25,9 @@ from limbeck.run.outcome import Curve
 from limbeck.run.progress import Show
 from limbeck.run.spec import RunSpec
 from limbeck.run.task import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["Run", "Training", "make_optimizer", "make_schedule", "seed_everything"]
 
