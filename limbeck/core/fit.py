@@ -83,6 +83,8 @@ def iterate(
         p.grad = None  # what a caller's own backward left behind is no part of the first step
     optimizers = _build(method, optimizer)
     players = {n: _Player(n, list(own), everything, optimizers[n]) for n, own in method.players().items()}
+    if clip is not None and any(player.collect is not None for player in players.values()):
+        raise InputError("clip", clip, "is not defined for an optimiser that takes each term apart; leave it out")
     device = everything[0].device if everything else torch.device("cpu")
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     watch, source, done = Watch(1 if device.type == "cpu" else LOOK_EVERY), Source(data, checkpoint is not None), 0

@@ -39,10 +39,10 @@ CARD = Card(
     signal="logits",
     needs=("logits",),
     vanishes=("distil",),
-    notes="Needs SGD with momentum, and two backward passes a step; clip has no effect. Delta also moves the optimum: "
-    "steady gradients act with the weights 1 / (1 - mu - Delta) and 1 / (1 - mu + Delta), so that at mu 0.9 the "
-    "distillation counts 7 times as much as it says (Delta 0.075), 19 times at 0.09. The fair baseline is SGD on the "
-    "re-weighted sum; see the evidence.",
+    notes="Needs SGD with momentum, and two backward passes a step; gradients cannot be clipped. Delta also moves the "
+    "optimum: steady gradients act with the weights 1 / (1 - mu - Delta) and 1 / (1 - mu + Delta), so that at mu 0.9 "
+    "the distillation counts 7 times as much as it says (Delta 0.075), 19 times at 0.09. The fair baseline is SGD on "
+    "the re-weighted sum; see the evidence.",
 )
 
 

@@ -129,3 +129,10 @@ def test_it_takes_plain_sgd_only() -> None:
             method.optimizers(make)
     with pytest.raises(InputError, match="delta"):
         method.optimizers(partial(torch.optim.SGD, lr=0.1))  # no momentum to split
+
+
+def test_clipping_is_refused_rather_than_skipped() -> None:
+    world = vision_world()
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+    with pytest.raises(InputError, match="clip"):
+        fit(DOT(world.student(), world.teachers[0]), world.data, sgd, steps=1, clip=1.0)
