@@ -227,7 +227,7 @@ def resumed(accelerator: Accelerator | None, folder: Path) -> dict[str, Tensor]:
             kept = Checkpoint(folder / name, every=5, seconds=1e-9)
             data = loader(StatefulDataLoader, rows=2 * ROWS + 1)  # three batches; the last has no row for the second
             for record in iterate(method, data, ADAM, steps=8, accelerator=accelerator, checkpoint=kept):
-                if record.step + 1 == stop:
+                if record.step == stop:  # after the checkpoint of that many steps
                     break
         found |= {f"{name}.{key}": value for key, value in weights(method).items()}
     return found
