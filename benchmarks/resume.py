@@ -45,9 +45,10 @@ def work(words: list[str]) -> None:
 
 def start(method: str, teacher: Path, steps: int, out: Path) -> BaseProcess:
     """The same command begins a run and goes on with it."""
-    words = ["run", method, "--teacher", str(teacher), "--student", "cnn-8-16", "--data", "digits", "--augment", "crop",
-             "--steps", str(steps), "--seeds", "1", "--no-control-cache", "--no-preflight", "--checkpoint-seconds", "0.1",
-             "--quiet", "--out", str(out)]  # fmt: skip
+    words = ["run", method, "--teacher", str(teacher), "--student", "cnn-8-16", "--data", "digits",
+             "--steps", str(steps), "--seeds", "1", "--no-control-cache", "--no-preflight",
+            "--checkpoint-seconds", "0.3",
+             "--checkpoint-seconds", "0.3", "--quiet", "--out", str(out)]  # fmt: skip
     process = FORKS.Process(target=work, args=(words,))
     process.start()
     return process
@@ -108,10 +109,19 @@ def trial(number: int, method: str, teacher: Path, steps: int, scratch: Path, se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--methods", nargs="+", default=list(KINDS))
     given = parser.parse_args()
-    FORKS.set_forkserver_preload(["__main__", "limbeck.run.pipeline", "limbeck.run.commands", "limbeck.run.view"])
+    FORKS.set_forkserver_preload(
+        [
+            "__main__",
+            "limbeck.run.pipeline",
+            "limbeck.run.commands",
+            "limbeck.run.view",
+            "kornia.augmentation",
+            "sklearn.datasets",
+        ]
+    )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         scratch, digits = Path(folder), load_data("digits").train

@@ -28,7 +28,7 @@ STEPS = 400
 
 
 class Triplet(Method):
-    """The teacher's loss and the paper's baseline: the triplet loss on unit embeddings, over a batch's violating triplets."""
+    """The teacher's loss and the paper's baseline: the triplet loss on unit embeddings, over violating triplets."""
 
     student: Classifier
 
