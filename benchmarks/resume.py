@@ -45,10 +45,9 @@ def work(words: list[str]) -> None:
 
 def start(method: str, teacher: Path, steps: int, out: Path) -> BaseProcess:
     """The same command begins a run and goes on with it."""
-    words = ["run", method, "--teacher", str(teacher), "--student", "cnn-8-16", "--data", "digits",
-             "--steps", str(steps), "--seeds", "1", "--no-control-cache", "--no-preflight",
-            "--checkpoint-seconds", "0.3",
-             "--checkpoint-seconds", "0.3", "--quiet", "--out", str(out)]  # fmt: skip
+    words = ["run", method, "--teacher", str(teacher), "--student", "cnn-8-16", "--data", "digits", "--augment", "crop",
+             "--steps", str(steps), "--seeds", "1", "--no-control-cache", "--no-preflight", "--quiet",
+             "--checkpoint-seconds", "0.3", "--out", str(out)]  # fmt: skip
     process = FORKS.Process(target=work, args=(words,))
     process.start()
     return process
