@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
+
 from limbeck.core.checkpoint import restore_rng, rng_state
 from limbeck.errors import InputError
 
@@ -47,6 +49,7 @@ class Source:
         self.before, self.taken = 0, 0  # batches of finished epochs, of this one
         self.began: dict[str, Any] | None = None  # the generators when this epoch began, for data that only count
         self.keeps = hasattr(data, "state_dict") and hasattr(data, "load_state_dict")
+        self.generator: torch.Generator | None = getattr(data, "generator", None)
 
     def next(self) -> Any:
         """The next batch; ``None`` where there are no data.
@@ -75,7 +78,10 @@ class Source:
     def state(self) -> dict[str, Any]:
         """The position, for a checkpoint."""
         position = self.data.state_dict() if self.keeps else None  # type: ignore[union-attr]
-        return {"before": self.before, "taken": self.taken, "began": self.began, "position": position}
+        drawn = None if self.generator is None else self.generator.get_state()
+        return {
+            "before": self.before, "taken": self.taken, "began": self.began, "position": position, "generator": drawn,
+        }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the last batch that was taken. Moves the global generators: restore them afterwards."""
@@ -83,7 +89,12 @@ class Source:
             self.data.load_state_dict(state["position"])  # type: ignore[union-attr]
             self._begin()  # now, because what a loader draws when it begins was drawn before the checkpoint
             self.before, self.taken = state["before"], state["taken"]
-            return
+        else:
+            self._read_again(state)
+        if self.generator is not None and state["generator"] is not None:
+            self.generator.set_state(state["generator"])  # a loader draws from it beside its sampler
+
+    def _read_again(self, state: Mapping[str, Any]) -> None:
         while self.before + self.taken < state["before"]:
             self.next()
         if self.stream is not None:

@@ -135,6 +135,9 @@ DATA: dict[str, Callable[[], Iterable[Any]]] = {
         TensorDataset(rows()), batch_size=6, shuffle=True, generator=torch.Generator().manual_seed(2)
     ),
     "stateful": lambda: StatefulDataLoader(TensorDataset(rows()), batch_size=6, shuffle=True),
+    "stateful with a generator": lambda: StatefulDataLoader(
+        TensorDataset(rows()), batch_size=6, shuffle=True, generator=torch.Generator().manual_seed(2)
+    ),
     "stateful that augments": lambda: StatefulDataLoader(Augmented(), batch_size=6, shuffle=True),
 }
 
