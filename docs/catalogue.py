@@ -1,10 +1,12 @@
-"""Makes the pages that are generated: the catalogue from the cards and their evidence, the guide from CONTRIBUTING.
+"""Makes the pages that are generated: the catalogue from the cards and their evidence, the
+first page from the README, the guide from CONTRIBUTING.
 
 Run it by hand, or let mkdocs run it as a hook before it builds.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,10 @@ def catalogue() -> str:
 def write() -> None:
     """Write the generated pages."""
     (DOCS / "catalogue.md").write_text(catalogue(), encoding="utf-8")
-    guide = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (DOCS / "contributing.md").write_text(guide.replace("](docs/", "]("), encoding="utf-8")
+    for source, page in (("README.md", "index.md"), ("CONTRIBUTING.md", "contributing.md")):
+        text = (DOCS.parent / source).read_text(encoding="utf-8").replace("](docs/", "](")
+        text = re.sub(r"\[(`\w+`)\]\(limbeck/[^)]*\)", r"\1", text).replace("](CONTRIBUTING.md)", "](contributing.md)")
+        (DOCS / page).write_text(text, encoding="utf-8")
 
 
 def on_pre_build(config: object) -> None:
