@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from evidence._shared import accuracy, batches, images, train
@@ -24,6 +25,7 @@ WARM, STEPS, RATE, SHOTS = 300, 300, 1e-2, 10
 
 def evidence(seed: int, data: Path | None = None) -> Result:
     """Every arm starts from the same supervised student, but the one that says so; same data order and optimiser."""
+    torch.manual_seed(seed)  # of the helper networks
     pair = images(data)
     few = pair.train.limited(per_class=SHOTS, seed=seed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from evidence._shared import accuracy, batches, images, train
@@ -23,6 +24,7 @@ STEPS, RATE, SHOTS = 600, 1e-2, 10
 
 def evidence(seed: int, data: Path | None = None) -> Result:
     """Same initialisation, data order, steps and optimiser in every arm; tau and gamma are the code's for CIFAR-100."""
+    torch.manual_seed(seed)  # of the helper networks
     pair = images(data)
     few = pair.train.limited(per_class=SHOTS, seed=seed)
 
