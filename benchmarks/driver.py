@@ -5,7 +5,8 @@
 The two loops alternate step by step, A B B A, so that whatever else the machine does slows both alike. Time is the
 processor's; the ratio is that of the median steps, its interval from five parts of the run. Memory is what Python's
 allocator and torch's hold at most beyond the start. With ``MALLOC_TRIM_THRESHOLD_=1000000000`` and
-``MALLOC_MMAP_THRESHOLD_=1000000000`` in the environment, glibc returns no memory between steps, which steadies the ratio.
+``MALLOC_MMAP_THRESHOLD_=1000000000`` in the environment, glibc returns no memory between steps, which steadies the
+ratio.
 """
 
 from __future__ import annotations

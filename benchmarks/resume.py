@@ -89,8 +89,10 @@ def where(out: Path) -> str:
     return "/".join(steps[-1].parts[-3:]) if steps else "before the first checkpoint"
 
 
-def trial(number: int, method: str, teacher: Path, steps: int, scratch: Path, seconds: float) -> tuple[list[str], bool]:
-    """Kill, resume, compare: the moments of the kills, and whether all is equal."""
+def trial(
+    number: int, method: str, teacher: Path, steps: int, scratch: Path, seconds: float
+) -> tuple[list[str], list[str]]:
+    """Kill, resume, compare: the moments of the kills, and the files that differ."""
     drawn, out, moments = random.Random(f"{method} {number}"), scratch / f"{method}-{number}", list[str]()
     for _ in range(drawn.choice((1, 1, 2, 3))):
         before = taken(out)
@@ -102,7 +104,8 @@ def trial(number: int, method: str, teacher: Path, steps: int, scratch: Path, se
             process.join()
             moments.append(where(out))
     finish(start(method, teacher, steps, out))
-    return moments, final(out) == final(scratch / f"{method}-whole")
+    mine, straight = final(out), final(scratch / f"{method}-whole")
+    return moments, sorted(name for name in mine.keys() | straight.keys() if mine.get(name) != straight.get(name))
 
 
 def main() -> None:
@@ -139,10 +142,11 @@ def main() -> None:
                 trial, method=method, teacher=scratch / "teacher", steps=given.steps, scratch=scratch, seconds=seconds
             )
             equal = kills = 0
-            for number, (moments, same) in enumerate(pool.map(one, range(given.trials))):
+            for number, (moments, other) in enumerate(pool.map(one, range(given.trials))):
                 shown = ", ".join(moments) or "never: it was faster"
-                print(f"{method} trial {number}: killed at {shown}: {'equal' if same else 'DIFFERENT'}", flush=True)
-                equal, kills = equal + same, kills + len(moments)
+                said = f"DIFFERENT: {', '.join(other)}" if other else "equal"
+                print(f"{method} trial {number}: killed at {shown}: {said}", flush=True)
+                equal, kills = equal + (not other), kills + len(moments)
             print(
                 f"{method} ({KINDS.get(method, '')}): bit-identical in {equal} of {given.trials} trials, {kills} kills"
             )
