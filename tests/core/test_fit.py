@@ -123,6 +123,15 @@ def test_clip() -> None:
     assert apart(loose, theirs) < 1e-6
 
 
+def test_accumulated_gradients_are_clipped_once() -> None:
+    small, large = net(4, 5, 2), net(4, 5, 2)
+    data = rows()
+    merged = [tuple(torch.cat(parts) for parts in zip(*data[k : k + 3], strict=True)) for k in range(0, 12, 3)]
+    fit(Regression(small), data, SGD, steps=4, accumulate=3, clip=0.05)
+    fit(Regression(large), merged, SGD, steps=4, clip=0.05)
+    assert apart(small, large) < 1e-6
+
+
 def test_rates_follow_the_schedule_and_come_back() -> None:
     method = Regression(net(4, 5, 2))
     first, second = method.student[0].parameters(), method.student[2].parameters()
