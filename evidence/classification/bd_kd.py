@@ -16,14 +16,18 @@ from limbeck.models.load import load_classifier
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "Trained from scratch on ten labelled images a class, a student that learns online with a larger network is better "
-    "calibrated (lower ECE) than the same student trained alone."
+    "Trained from scratch on ten labelled images a class, which it can memorise, a student that learns online with a "
+    "larger network is better calibrated (lower ECE) than the same student trained alone."
 )
 STEPS, RATE, SHOTS = 600, 1e-2, 10
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
-    """Both networks see the few labels only. Same initialisation, data order, steps and optimiser in every arm."""
+    """Both networks see the few labels only. Same initialisation, data order, steps and optimiser in every arm.
+
+    The student must be able to memorise: one that is not (cnn-8-16) is hardly over-confident, and its gain was
+    inconclusive (0.4 points over five seeds).
+    """
     pair = images(data)
     few = pair.train.limited(per_class=SHOTS, seed=seed)
 
@@ -36,9 +40,9 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     def error(model: nn.Module) -> float:
         return 100.0 * ece(probabilities(model, pair.test).log(), pair.test.labels)
 
-    alone, online = arm(Supervised(fresh("cnn-8-16"))), arm(BDKD(fresh("cnn-8-16"), fresh("cnn-32-64")))
-    plain = arm(BDKD(fresh("cnn-8-16"), fresh("cnn-32-64"), delta=1.0))
-    offline = arm(KD(fresh("cnn-8-16"), arm(Supervised(fresh("cnn-32-64")))))
+    alone, online = arm(Supervised(fresh("mlp-64"))), arm(BDKD(fresh("mlp-64"), fresh("mlp-256")))
+    plain = arm(BDKD(fresh("mlp-64"), fresh("mlp-256"), delta=1.0))
+    offline = arm(KD(fresh("mlp-64"), arm(Supervised(fresh("mlp-256")))))
     return Result(
         metric="expected calibration error, %",
         baseline=error(alone),
