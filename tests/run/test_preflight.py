@@ -211,13 +211,13 @@ def test_a_normalisation_in_the_wrong_unit_is_seen() -> None:
 class Misnumbered(Batches):
     """The cache's bug: samples numbered by their place in the stream."""
 
-    def _make(self, index: Tensor) -> Images:
-        return super()._make(index)._replace(index=torch.arange(len(index)))
+    def make(self, index: Tensor) -> Images:
+        return super().make(index)._replace(index=torch.arange(len(index)))
 
 
 class Outside(Batches):
-    def _make(self, index: Tensor) -> Images:
-        return super()._make(index)._replace(index=index + len(self.dataset))
+    def make(self, index: Tensor) -> Images:
+        return super().make(index)._replace(index=index + len(self.dataset))
 
 
 @pytest.mark.parametrize("wrong", [Misnumbered, Outside])

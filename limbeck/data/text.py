@@ -1,0 +1,314 @@
+"""Text: documents of spans, some of which are to be learnt; files, Hub data sets, Python's own manual, arithmetic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from limbeck.errors import InputError, brief, nearest
+
+__all__ = ["Document", "Span", "TextPair", "TextSet", "arithmetic", "load_text", "manual"]
+
+TEST_SHARE = 0.1  # where a source brings no test documents of its own
+PROMPTS = ("prompt", "instruction", "question", "input")
+COMPLETIONS = ("completion", "response", "answer", "output")
+
+
+class Span(NamedTuple):
+    """A piece of a document.
+
+    Args:
+        text: what it says.
+        learn: whether its words are to be learnt.
+        close: whether an end-of-text token follows the document; a chat template writes its own.
+    """
+
+    text: str
+    learn: bool = True
+    close: bool = True
+
+
+Document = tuple[Span, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TextSet:
+    """Documents in memory.
+
+    Args:
+        documents: at least one, none of them empty.
+        name: what messages and reports call it.
+
+    Raises:
+        InputError: for no documents, and for one with nothing in it.
+    """
+
+    documents: tuple[Document, ...]
+    name: str = "text"
+
+    def __post_init__(self) -> None:
+        if not self.documents:
+            raise InputError(self.name, 0, "documents are in it; give it some")
+        for number, document in enumerate(self.documents):
+            if not any(span.learn and span.text.strip() for span in document):
+                kind = "completion" if len(document) > 1 else "text"
+                raise InputError(f"{self.name}, document {number}", "", f"has an empty {kind}; drop it or fill it")
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def subset(self, rows: Iterable[int]) -> TextSet:
+        """Some documents, in the order given."""
+        return TextSet(tuple(self.documents[k] for k in rows), self.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything in it, in its order."""
+        said = hashlib.sha256()
+        for document in self.documents:
+            for span in document:
+                said.update(f"{len(span.text)} {span.learn} {span.close} {span.text}".encode())
+        return said.hexdigest()[:16]
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of what is to be learnt."""
+        return sum(len(span.text.encode()) for document in self.documents for span in document if span.learn)
+
+
+class TextPair(NamedTuple):
+    """What is trained on, and held-out documents."""
+
+    train: TextSet
+    test: TextSet
+
+
+class ChatTemplate(Protocol):
+    """What turns messages into text: a tokenizer."""
+
+    def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **options: Any) -> Any: ...
+
+
+def load_text(reference: str, *, tokenizer: ChatTemplate | None = None, chars: int = 0) -> TextPair:
+    """The training and the test documents that a reference names.
+
+    Args:
+        reference: one of
+
+            - ``manual``: the language reference that comes with Python; ``arithmetic``: sums with their results;
+            - a ``.txt`` file: documents are separated by blank lines where it has some, else it is one;
+            - a ``.jsonl`` or ``.parquet`` file with ``text``; or ``prompt`` and ``completion`` (also
+              ``instruction``/``question``/``input`` and ``response``/``answer``/``output``); or ``messages``, whose
+              assistant turns are learnt;
+            - ``train.txt,test.txt``: two of those files;
+            - ``owner/name`` on the Hugging Face Hub, with such columns.
+
+            A source without test documents gives a tenth, chosen by content.
+        tokenizer: whose chat template formats ``messages``.
+        chars: cut plain text into documents of at most so many characters; 0 leaves them whole.
+
+    Raises:
+        InputError: in one line that names the file, the line and the fix.
+    """
+    match reference.split(","):
+        case ["manual"]:
+            pair = manual()
+        case ["arithmetic"]:
+            pair = arithmetic()
+        case [one]:
+            parts = _read(one, tokenizer)
+            pair = TextPair(*parts) if isinstance(parts, tuple) else _split(parts)
+        case [train, test]:
+            both = [_read(part, tokenizer) for part in (train, test)]
+            pair = TextPair(*(part[0] if isinstance(part, tuple) else part for part in both))
+        case _:
+            raise InputError("data", reference, "names more than two files; give train.txt,test.txt")
+    return TextPair(*(cut_text(part, chars) for part in pair)) if chars else pair
+
+
+def cut_text(text: TextSet, chars: int) -> TextSet:
+    """Plain documents cut into pieces of at most ``chars`` characters, at a space where there is one."""
+    pieces = list[Document]()
+    for document in text.documents:
+        if len(document) > 1:
+            pieces.append(document)
+            continue
+        rest = document[0].text
+        while rest:
+            end = len(rest) if len(rest) <= chars else max(rest.rfind(" ", chars // 2, chars), 0) or chars
+            if rest[:end].strip():
+                pieces.append((document[0]._replace(text=rest[:end]),))
+            rest = rest[end:]
+    return TextSet(tuple(pieces), text.name)
+
+
+def manual(chars: int = 400) -> TextPair:
+    """Python's own manual of its language, which every installation has: 465 thousand characters of real prose."""
+    from pydoc_data.topics import topics
+
+    whole = TextSet(tuple((Span(text),) for _, text in sorted(topics.items())), "manual")
+    return _split(cut_text(whole, chars))
+
+
+def arithmetic(count: int = 4_000, largest: int = 99, seed: int = 0) -> TextPair:
+    """Sums and differences, ``"12+7="`` and ``"19"``: no two alike, a tenth held out."""
+    drawn = random.Random(seed)
+    tasks = [(a, op, b) for a in range(largest + 1) for b in range(largest + 1) for op in "+-"]
+    documents = [
+        (Span(f"{a}{op}{b}=", learn=False), Span(str(a + b if op == "+" else a - b)))
+        for a, op, b in drawn.sample(tasks, min(count, len(tasks)))
+    ]
+    return _split(TextSet(tuple(documents), "arithmetic"))
+
+
+def _split(text: TextSet) -> TextPair:
+    """A tenth held out, chosen by content, so always the same one; equal documents fall on one side."""
+    if len(text) < 2:
+        words = text.documents[0][0].text
+        at = words.rfind(" ", 0, int(len(words) * (1 - TEST_SHARE)))
+        if at <= 0:
+            raise InputError(text.name, 1, "document cannot be split; give a test file: train.txt,test.txt")
+        return TextPair(*(TextSet(((Span(part),),), text.name) for part in (words[:at], words[at:])))
+
+    def rank(number: int) -> bytes:
+        said = "\0".join(span.text for span in text.documents[number])
+        return hashlib.sha256(said.encode()).digest()
+
+    order = sorted(range(len(text)), key=rank)
+    held = max(1, round(TEST_SHARE * len(text)))
+    border = rank(order[held - 1])
+    test = [k for k in order if rank(k) <= border]
+    train = [k for k in range(len(text)) if rank(k) > border]
+    if not train:
+        raise InputError(text.name, len(text), "documents are all the same; give a test file: train.txt,test.txt")
+    return TextPair(text.subset(train), text.subset(sorted(test)))
+
+
+def _read(reference: str, tokenizer: ChatTemplate | None) -> TextSet | tuple[TextSet, TextSet]:
+    path = Path(reference).expanduser()
+    if path.suffix in (".txt", ".md") or (path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet")):
+        return TextSet(tuple(_paragraphs(_utf8(path))), path.name)
+    if path.suffix in (".jsonl", ".json"):
+        return TextSet(tuple(_documents(path.name, _lines(path), tokenizer)), path.name)
+    if path.suffix == ".parquet":
+        return TextSet(tuple(_documents(path.name, _parquet(path), tokenizer)), path.name)
+    if path.exists() or reference.count("/") != 1:
+        raise InputError("data", reference, "is no text; give a .txt, .jsonl or .parquet file, or a Hub id owner/name")
+    return _hub(reference, tokenizer)
+
+
+def _utf8(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError("data", str(path), f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError("data", str(path), f"is not UTF-8 (byte {error.start}); convert it") from None
+
+
+def _paragraphs(text: str) -> Iterator[Document]:
+    blocks = [block for block in text.split("\n\n") if block.strip()]
+    return ((Span(block.strip("\n") + "\n"),) for block in blocks)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(_utf8(path).splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise InputError(f"{path.name}, line {number}", line[:60], "is not JSON") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path.name}, line {number}", line[:60], "must be an object, such as {'text': ...}")
+            yield number, row
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    from pyarrow import parquet
+
+    try:
+        return enumerate(parquet.read_table(path).to_pylist(), 1)
+    except Exception as error:  # pyarrow has many kinds
+        raise InputError("data", str(path), f"cannot be read as parquet: {brief(error)}") from None
+
+
+def _hub(reference: str, tokenizer: ChatTemplate | None) -> tuple[TextSet, TextSet] | TextSet:
+    from datasets import load_dataset
+
+    try:
+        found = load_dataset(reference)
+    except Exception as error:  # the network, the Hub, a script: each with exceptions of its own
+        raise InputError("data", reference, f"cannot be had from the Hub: {brief(error)}") from None
+    parts = {
+        name: TextSet(tuple(_documents(f"{reference} {name}", enumerate(found[name], 1), tokenizer)), reference)
+        for name in found
+        if name in ("train", "test", "validation")
+    }
+    if "train" not in parts:
+        raise InputError("data", reference, f"has no split called train; it has {', '.join(found)}")
+    test = parts.get("test", parts.get("validation"))
+    return parts["train"] if test is None else (parts["train"], test)
+
+
+def _documents(
+    name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], tokenizer: ChatTemplate | None
+) -> Iterator[Document]:
+    for number, row in rows:
+        where = f"{name}, line {number}"
+        if "messages" in row:
+            yield _chat(where, row["messages"], tokenizer)
+            continue
+        prompt = next((key for key in PROMPTS if key in row), None)
+        answer = next((key for key in COMPLETIONS if key in row), None)
+        if "text" in row:
+            yield (Span(_string(where, "text", row["text"])),)
+        elif prompt is not None and answer is not None:
+            asked = _string(where, prompt, row[prompt])
+            more = row.get("input") if prompt == "instruction" else None
+            asked += f"\n{more}" if more else ""
+            answered = _string(where, answer, row[answer])
+            if not answered.strip():
+                raise InputError(where, "", f"has an empty {answer}; drop the line or fill it in")
+            yield Span(asked, learn=False), Span(answered)
+        else:
+            keys = ", ".join(row)
+            raise InputError(where, keys, f"has no text, no prompt with completion, no messages{nearest('text', row)}")
+
+
+def _string(where: str, key: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise InputError(f"{where}, {key}", given, "must be a text")
+    return given
+
+
+def _chat(where: str, messages: object, tokenizer: ChatTemplate | None) -> Document:
+    """Assistant turns are learnt, up to and with what the template writes after them."""
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and "role" in m and "content" in m for m in messages
+    ):
+        raise InputError(where, messages, "must be a list of {'role': ..., 'content': ...}")
+    if not any(message["role"] == "assistant" for message in turns):
+        raise InputError(where, [m["role"] for m in turns], "has no assistant turn, so there is nothing to learn")
+    if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
+        raise InputError(where, "messages", "needs a tokenizer with a chat template; use prompt and completion instead")
+    spans, written = list[Span](), ""
+    try:
+        for k, message in enumerate(turns):
+            if message["role"] == "assistant":
+                asked = tokenizer.apply_chat_template(turns[:k], tokenize=False, add_generation_prompt=True)
+                said = tokenizer.apply_chat_template(turns[: k + 1], tokenize=False)
+                if not said.startswith(asked) or not asked.startswith(written):
+                    raise InputError(where, k, "is a turn whose template rewrites earlier ones; split the conversation")
+                spans += [Span(asked[len(written) :], False, False), Span(said[len(asked) :], True, False)]
+                written = said
+    except InputError:
+        raise
+    except Exception as error:  # jinja2 errors of a template that wants other roles
+        raise InputError(where, "messages", f"does not fit the chat template: {brief(error)}") from None
+    return tuple(spans)

@@ -1,0 +1,359 @@
+"""Batches of tokens: shifted once, here; masks, packing and the bytes that a token ends at.
+
+``y[:, t]`` is the word that follows ``x[:, t]`` where it is to be learnt, and ``IGNORE`` elsewhere. What a network says
+at position t is compared with ``y[:, t]`` and with what a teacher says at position t: nobody shifts anything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from limbeck.data.stream import Stream
+from limbeck.data.text import Document, TextSet
+from limbeck.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["IGNORE", "TokenBatches", "TokenSet", "Tokens", "continued", "prompts", "tokenise"]
+
+IGNORE = -100
+
+
+class Tokens(NamedTuple):
+    """One batch of B rows of T tokens, padded at the right.
+
+    Args:
+        x: (B, T) int64 token ids.
+        y: (B, T) int64, the word that follows, where it is to be learnt; else ``IGNORE``. Already shifted.
+        segment: (B, T) int64: which document of a packed row a token belongs to, from 1; 0 is padding.
+        index: (B,) int64, the row in the training set; -1 for rows that were generated.
+        key: (B,) int64, a hash of the row's tokens, by which stored signals are found; 0 for rows without.
+        ends: (B, T) int64, the UTF-8 byte of the row's text after the token's last; -1 for special tokens and padding.
+            Only where two tokenizers meet.
+        view: the same documents in the teacher's own tokens where those differ.
+    """
+
+    x: Tensor
+    y: Tensor
+    segment: Tensor
+    index: Tensor
+    key: Tensor
+    ends: Tensor | None = None
+    view: Tokens | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) bool: where a word is to be learnt."""
+        return self.y != IGNORE
+
+    @property
+    def weight(self) -> Tensor:
+        """(B, T) float32: 1 / (number of words to learn) where one is; a sum under it is the mean over words."""
+        mask = self.mask
+        return mask / mask.sum().clamp(min=1)
+
+    @property
+    def teacher_view(self) -> Tokens:
+        """What the teacher reads: ``view`` where there is one, else the batch itself."""
+        return self if self.view is None else self.view
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds more than one document."""
+        return bool((self.segment > 1).any())
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same batch on a device."""
+        moved = [part.to(device, non_blocking=True) for part in self[:5]]
+        ends = None if self.ends is None else self.ends.to(device, non_blocking=True)
+        return Tokens(*moved, ends, None if self.view is None else self.view.to(device))
+
+
+class Row(NamedTuple):
+    """A row before it is padded: ids, whether each is to be learnt, its document, its last byte."""
+
+    ids: list[int]
+    learn: list[bool]
+    segment: list[int]
+    ends: list[int]
+
+    @property
+    def key(self) -> int:
+        """A hash of ids and documents: the same in every order, subset and process."""
+        said = torch.tensor([self.ids, self.segment], dtype=torch.int64).numpy().tobytes()
+        return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "little") >> 1
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet:
+    """Tokenised rows.
+
+    Args:
+        rows: what :func:`tokenise` made.
+        text: what they were made from.
+        tokenizer: what made them.
+        context: the longest row.
+    """
+
+    rows: Sequence[Row]
+    text: TextSet
+    tokenizer: PreTrainedTokenizerBase
+    context: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(N,) int64, every row's hash."""
+        return torch.tensor([row.key for row in self.rows], dtype=torch.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all rows in their order, masks included."""
+        learnt = torch.tensor([flag for row in self.rows for flag in row.learn], dtype=torch.uint8)
+        return hashlib.sha256(self.keys.numpy().tobytes() + learnt.numpy().tobytes()).hexdigest()[:16]
+
+    @property
+    def words(self) -> int:
+        """How many tokens are to be learnt."""
+        return sum(int((self.take(torch.tensor([k])).y != IGNORE).sum()) for k in range(len(self)))
+
+    def take(self, index: Tensor) -> Tokens:
+        """Some rows as a batch."""
+        rows = [self.rows[int(k)] for k in index]
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        batch = padded(rows, pad)
+        return batch._replace(index=index, key=self.keys[index])
+
+    def subset(self, index: Sequence[int]) -> TokenSet:
+        """Some rows, in the order given."""
+        return TokenSet([self.rows[k] for k in index], self.text, self.tokenizer, self.context)
+
+
+class TokenBatches(Stream[Tokens]):
+    """The batches of a set of rows; every ``iter`` is the next epoch (:class:`limbeck.data.stream.Stream`).
+
+    Args:
+        data: the rows.
+        batch: rows a batch.
+        seed: of the order.
+        shuffle: a new order every epoch; otherwise the rows' own.
+        drop_last: leave out a last batch that is not full.
+        view: the same documents, row by row, in the teacher's tokens.
+
+    Raises:
+        InputError: for sizes that cannot be, and for a view of other rows.
+    """
+
+    def __init__(
+        self,
+        data: TokenSet,
+        batch: int = 16,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        view: TokenSet | None = None,
+    ) -> None:
+        super().__init__(len(data), batch, seed=seed, shuffle=shuffle, drop_last=drop_last)
+        if view is not None and len(view) != len(data):
+            raise InputError("view", len(view), f"rows cannot be the {len(data)} rows of the student; do not pack them")
+        self.dataset, self.view = data, view
+
+    def make(self, index: Tensor) -> Tokens:
+        batch = self.dataset.take(index)
+        return batch if self.view is None else batch._replace(view=self.view.take(index))
+
+    def plain(self, batch: int = 16) -> TokenBatches:
+        """The same rows in their own order: for evaluation."""
+        return TokenBatches(self.dataset, batch, shuffle=False, view=self.view)
+
+    def with_data(self, data: TokenSet, view: TokenSet | None = None) -> Self:
+        """The same settings on other rows, at the first epoch."""
+        return type(self)(
+            data, self.batch, seed=self.seed, shuffle=self.shuffle, drop_last=self.drop_last, view=view
+        )  # fmt: skip
+
+
+def tokenise(
+    text: TextSet,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    *,
+    pack: bool = False,
+    long: Literal["refuse", "truncate", "drop"] = "refuse",
+    offsets: bool = False,
+) -> TokenSet:
+    """Documents to rows. A document ends with the tokenizer's EOS, which is learnt, and begins with its BOS where the
+    tokenizer itself would put one.
+
+    Args:
+        text: the documents.
+        tokenizer: with an EOS; one without a padding token pads with EOS.
+        context: the most tokens of a row.
+        pack: fill rows with several documents, which do not see each other; what is all to be learnt (plain text) is
+            cut where a row is full, a document with a prompt never is.
+        long: what happens to a document with a prompt that is longer than the context. Plain text is always cut.
+        offsets: keep the byte at which every token ends (fast tokenizers only).
+
+    Raises:
+        InputError: for a document that is too long, has nothing to learn, or a tokenizer without EOS.
+    """
+    eos = tokenizer.eos_token_id
+    if not isinstance(eos, int):
+        raise InputError("tokenizer", str(tokenizer.name_or_path), "has no end-of-text token; set its eos_token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    bos = _bos(tokenizer)
+    pieces = list[Row]()
+    for number, document in enumerate(text.documents):
+        row = _encoded(document, tokenizer, bos, eos, offsets)
+        plain = all(span.learn for span in document)
+        if len(row.ids) > context and not plain:
+            if long == "refuse":
+                raise InputError(
+                    f"{text.name}, document {number}", len(row.ids), f"tokens are more than the context of {context}; "
+                    "raise --context, or choose --long drop or truncate",
+                )  # fmt: skip
+            if long == "drop":
+                continue
+            row = _cut(row, 0, context)
+        if not any(row.learn[1:]):
+            raise InputError(
+                f"{text.name}, document {number}",
+                document[-1].text[:40],
+                "leaves no word to learn; give it a completion",
+            )
+        pieces += [_cut(row, k, k + context) for k in range(0, len(row.ids), context)]
+    rows = _packed(pieces, context) if pack else [row for row in pieces if any(row.learn[1:])]
+    if not rows:
+        raise InputError(text.name, len(text.documents), "documents leave no row to learn from")
+    return TokenSet(rows, text, tokenizer, context)
+
+
+def padded(rows: Sequence[Row], pad: int) -> Tokens:
+    """Rows of several lengths as one batch, padded at the right; the shift of x to y happens here."""
+    longest = max(len(row.ids) for row in rows)
+    x, segment = torch.full((len(rows), longest), pad), torch.zeros(len(rows), longest, dtype=torch.int64)
+    y, ends = torch.full((len(rows), longest), IGNORE), torch.full((len(rows), longest), -1)
+    for k, row in enumerate(rows):
+        n = len(row.ids)
+        x[k, :n], segment[k, :n] = torch.tensor(row.ids), torch.tensor(row.segment)
+        ends[k, :n] = torch.tensor(row.ends)
+        follows = torch.tensor(row.learn[1:], dtype=torch.bool) & (segment[k, 1:n] == segment[k, : n - 1])
+        y[k, : n - 1] = torch.where(follows, x[k, 1:n], IGNORE)
+    none = torch.zeros(len(rows), dtype=torch.int64)
+    offsets = ends if any(end >= 0 for row in rows for end in row.ends) else None
+    return Tokens(x, y, segment, none - 1, none, offsets)
+
+
+def prompts(batch: Tokens, pad: int) -> tuple[Tensor, Tensor]:
+    """What comes before the first word to learn of every row, padded at the *left*, as generation wants it.
+
+    Returns:
+        ids (B, P) and a mask (B, P), 1 where a token is.
+
+    Raises:
+        InputError: when rows are packed.
+    """
+    if batch.packed:
+        raise InputError("pack", True, "leaves no prompts to continue; a method that generates needs --no-pack")
+    first = torch.where(batch.mask.any(1), batch.mask.int().argmax(1) + 1, (batch.segment > 0).sum(1))
+    longest = int(first.max())
+    ids = torch.full((len(batch.x), longest), pad, dtype=torch.int64, device=batch.x.device)
+    mask = torch.zeros_like(ids)
+    for k, n in enumerate(first.tolist()):
+        ids[k, longest - n :], mask[k, longest - n :] = batch.x[k, :n], 1
+    return ids, mask
+
+
+def continued(ids: Tensor, mask: Tensor, answer: Tensor, *, eos: int, pad: int) -> Tokens:
+    """Prompts and what a network answered, as a batch in which the answer, its first EOS included, is to be learnt.
+
+    Args:
+        ids: (B, P) prompts padded at the left.
+        mask: (B, P), 1 where a token is.
+        answer: (B, N) generated ids; what follows an EOS is ignored.
+        eos: the end-of-text token.
+        pad: the padding token; may be ``eos``.
+    """
+    rows = list[Row]()
+    for prompt, known, said in zip(ids, mask, answer, strict=True):
+        before, after = prompt[known.bool()].tolist(), said.tolist()
+        after = after[: after.index(eos) + 1] if eos in after else after
+        whole = before + after
+        rows.append(Row(whole, [False] * len(before) + [True] * len(after), [1] * len(whole), [-1] * len(whole)))
+    return padded(rows, pad).to(ids.device)
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    bos, start = tokenizer.bos_token_id, tokenizer("a").input_ids[:1]
+    return bos if isinstance(bos, int) and start == [bos] else None
+
+
+def _encoded(document: Document, tokenizer: PreTrainedTokenizerBase, bos: int | None, eos: int, offsets: bool) -> Row:
+    """Spans are tokenised apart, so that a mask is exact and a prompt alone has the same tokens at generation."""
+    row, passed = Row([], [], [], []), 0
+    if bos is not None:
+        _extend(row, [bos], False, [-1])
+    for span in document:
+        made = tokenizer(span.text, add_special_tokens=False, return_offsets_mapping=offsets)
+        ids, ends = list(made.input_ids), [-1] * len(made.input_ids)
+        if offsets:
+            ends = _bytes(span.text, made.offset_mapping, passed)
+        _extend(row, ids, span.learn, ends)
+        passed += len(span.text.encode())
+    if document[-1].close:
+        _extend(row, [eos], document[-1].learn, [-1])
+    return row
+
+
+def _bytes(text: str, spans: Sequence[tuple[int, int]], before: int) -> list[int]:
+    """The byte after every token's last character."""
+    reached = [before]
+    for character in text:
+        reached.append(reached[-1] + len(character.encode()))
+    return [reached[end] for _, end in spans]
+
+
+def _extend(row: Row, ids: list[int], learn: bool, ends: list[int]) -> None:
+    row.ids.extend(ids)
+    row.learn.extend([learn] * len(ids))
+    row.segment.extend([1] * len(ids))
+    row.ends.extend(ends)
+
+
+def _cut(row: Row, start: int, end: int) -> Row:
+    return Row(*(part[start:end] for part in row))
+
+
+def _packed(pieces: Sequence[Row], context: int) -> list[Row]:
+    """In their order; a piece that may be cut (all of it is learnt) fills a row to its end."""
+    rows, row, count = list[Row](), Row([], [], [], []), 0
+    left = list(pieces)[::-1]
+    while left:
+        piece, free = left.pop(), context - len(row.ids)
+        if len(piece.ids) > free and all(piece.learn) and free > 1:
+            left.append(_cut(piece, free, len(piece.ids)))
+            piece = _cut(piece, 0, free)
+        if len(piece.ids) > free:
+            rows.append(row)
+            left.append(piece)
+            row, count = Row([], [], [], []), 0
+            continue
+        count += 1
+        row.ids.extend(piece.ids)
+        row.learn.extend(piece.learn)
+        row.segment.extend([count] * len(piece.ids))
+        row.ends.extend([-1] * len(piece.ids))  # bytes of several texts have no common count
+    return [row for row in [*rows, row] if any(row.learn[1:])]
