@@ -289,9 +289,8 @@ def _string(where: str, key: str, given: object) -> str:
 
 def _chat(where: str, messages: object, tokenizer: ChatTemplate | None) -> Document:
     """Assistant turns are learnt, up to and with what the template writes after them."""
-    if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and "role" in m and "content" in m for m in messages
-    ):
+    turns: list[Any] = messages if isinstance(messages, list) else [None]
+    if not all(isinstance(m, dict) and "role" in m and "content" in m for m in turns):
         raise InputError(where, messages, "must be a list of {'role': ..., 'content': ...}")
     if not any(message["role"] == "assistant" for message in turns):
         raise InputError(where, [m["role"] for m in turns], "has no assistant turn, so there is nothing to learn")

@@ -50,7 +50,7 @@ class CausalLM(nn.Module):
             raise InputError(
                 "tokenizer",
                 self.size,
-                f"words are more than the {rows} that {type(net).__name__} has; resize the model",
+                f"words are more than the {rows} of {type(net).__name__}; resize the model",
             )
         self.context: int = getattr(self._config(), "max_position_embeddings", None) or 2**20
         self.blocks = self._blocks()
@@ -186,8 +186,8 @@ class CausalLM(nn.Module):
                 module.training = mode
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max())):
             raise InputError(
-                "model", type(self.net).__name__, "makes its logits in a way that is not hidden states, a linear head, a "
-                "scale and a soft cap; it cannot be used",
+                "model", type(self.net).__name__, "makes its logits from something else than hidden states, a linear "
+                "head, a scale and a soft cap; it cannot be used",
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Small language models and tokenizers to start from: ``llama-64x2``, ``gpt2-64x2``; bytes, or byte pairs learnt here."""
+"""Small language models to start from, ``llama-64x2`` and ``gpt2-64x2``; tokenizers of bytes and of byte pairs."""
 
 from __future__ import annotations
 
