@@ -11,7 +11,8 @@ import torch
 from evidence._shared import accuracy, batches, images, train
 from limbeck.core.modules import Taps
 from limbeck.data.images import ImageSet
-from limbeck.methods.classification.nd_loss import NDLoss, class_means
+from limbeck.methods.classification._shared import class_means
+from limbeck.methods.classification.nd_loss import NDLoss
 from limbeck.methods.classification.supervised import Supervised
 from limbeck.models.classifier import Classifier
 from limbeck.models.tiny import cnn

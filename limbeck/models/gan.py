@@ -1,4 +1,4 @@
-"""Generators and discriminators for methods that invert or imitate a classifier: plain networks, one logit a verdict."""
+"""Plain generators and discriminators, of images and of vectors; a discriminator gives one logit."""
 
 from __future__ import annotations
 

@@ -1,18 +1,20 @@
-"""Small pieces of several methods: which layer to read, features of any kind as maps."""
+"""Small pieces of several methods: passes over the data, which layer to read, features of any kind as maps."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.method import Clock, Method
+from limbeck.core.method import Clock, Method, Setting
 from limbeck.core.modules import Taps
 from limbeck.data.batches import Batches, Images
 from limbeck.errors import InputError, nearest
 from limbeck.models.classifier import Classifier
 
-__all__ = ["Labels", "as_map", "linear_probe", "middle", "tap"]
+__all__ = ["as_map", "class_means", "linear_probe", "map_shapes", "middle", "tap", "warm_start"]
 
 
 class Labels(Method):
@@ -22,6 +24,14 @@ class Labels(Method):
 
     def loss(self, batch: Images, clock: Clock) -> Tensor:
         return F.cross_entropy(self.student(batch.x), batch.y)
+
+
+def warm_start(setting: Setting, student: nn.Module, share: float) -> int:
+    """Trains the student on labels for that share of the run's steps; how many steps are left."""
+    first = round(share * setting.steps)
+    if first:
+        setting.fit(Labels(student), name="warm-start", steps=first)
+    return setting.steps - first
 
 
 @torch.no_grad()
@@ -59,6 +69,24 @@ def linear_probe(student: Classifier, data: Batches, l2: float = 1e-4) -> None:
         head.bias.copy_(bias - (W / std) @ mean)
 
 
+@torch.no_grad()
+def class_means(teacher: Classifier, batches: Iterable[Images]) -> Tensor:
+    """The teacher's mean penultimate feature of every class in eval mode, (K, D); zeros where there are no samples."""
+    taps, training = Taps(teacher.head + ":in"), teacher.training
+    [(width,)] = taps.shapes(teacher, teacher.example)
+    sums = torch.zeros(teacher.num_classes, width, device=teacher.example.device)
+    counts = torch.zeros_like(sums[:, :1])
+    teacher.eval()
+    for batch in batches:
+        batch = batch.to(sums.device)
+        known = batch.y >= 0
+        _, [feature] = taps(teacher, batch.x)
+        sums.index_add_(0, batch.y[known], feature[known].to(sums.dtype))
+        counts += F.one_hot(batch.y[known], len(sums)).sum(0)[:, None]
+    teacher.train(training)
+    return sums / counts.clamp_min(1)
+
+
 def tap(model: Classifier, path: str, field: str) -> Taps:
     """Reads the layer that a hyper-parameter names; a final ``:in`` reads the layer's input.
 
@@ -92,3 +120,8 @@ def as_map(feature: Tensor) -> Tensor:
         feature, tokens = feature[:, 1:], tokens - 1
     grid = (side, side) if tokens == side**2 else (tokens, 1)
     return feature.mT.unflatten(2, grid)
+
+
+def map_shapes(taps: Taps, model: Classifier) -> list[tuple[int, int, int]]:
+    """The shapes (C, H, W) of the tapped features as maps."""
+    return [tuple(as_map(torch.empty(1, *shape)).shape[1:]) for shape in taps.shapes(model, model.example)]

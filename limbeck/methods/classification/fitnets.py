@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Fraction, Method, NonNegative, Positive, Weight, value
-from limbeck.core.modules import Projector, freeze
+from limbeck.core.modules import freeze
 from limbeck.core.schedule import Linear
 from limbeck.data.batches import Images
 from limbeck.losses.divergence import cross_entropy, soft_log
 from limbeck.losses.feature import half_squared, mse
-from limbeck.methods.classification._shared import as_map, middle, tap
+from limbeck.methods.classification._features import regressor
+from limbeck.methods.classification._shared import as_map, map_shapes, middle, tap
 
 CARD = Card(
     key="fitnets",
@@ -39,25 +40,9 @@ CARD = Card(
     signal="features",
     needs=("features", "logits"),
     stationary=("kd",),
-    notes="The paper ends stage 1 when the validation loss stops falling; here it has a share of the steps, assumed a "
-    "half. The paper sums the hint loss, its code sums channels and averages positions, re-implementations average all "
-    "and add the hint to cross-entropy in one stage with weight 100 (variant 'one_stage').",
+    notes="Assumed: stage 1 takes half of the steps; the paper's ends when the validation loss stops falling. The "
+    "paper sums the hint loss, its code averages it over positions, re-implementations average everything.",
 )
-
-
-def regressor(source: tuple[int, int, int], target: tuple[int, int, int]) -> nn.Module:
-    """Maps (C, H, W) of the guided layer to the hint's (C', H', W').
-
-    A valid convolution of kernel ``H - H' + 1`` (section 2.2), which is a linear layer for vectors. Where the student's
-    map is the smaller one, of which the paper does not speak: a linear layer from a vector, else 1x1 and bilinear.
-    """
-    extra = source[1] - target[1], source[2] - target[2]
-    if min(extra) >= 0:
-        return nn.Conv2d(source[0], target[0], (extra[0] + 1, extra[1] + 1))
-    if source[1:] == (1, 1):
-        size = target[0] * target[1] * target[2]
-        return nn.Sequential(nn.Flatten(), nn.Linear(source[0], size), nn.Unflatten(1, target))
-    return Projector(source, target)
 
 
 class FitNets(Method):
@@ -67,7 +52,7 @@ class FitNets(Method):
     teacher: nn.Module
     _: KW_ONLY
     variant: Literal["two_stage", "one_stage"] = "two_stage"
-    """two_stage: the paper's; one_stage: cross-entropy and the weighted hint loss throughout, as re-implemented."""
+    """two_stage: the paper's; one_stage: cross-entropy plus the weighted hint loss, as re-implemented."""
     hint_share: Fraction = 0.5
     """Share of the steps that stage 1 takes (two_stage)."""
     reduction: Literal["auto", "sum", "mean"] = "auto"
@@ -87,11 +72,8 @@ class FitNets(Method):
         freeze(self.teacher)
         self.hint_tap = tap(self.teacher, self.hint or middle(self.teacher), "hint")
         self.guided_tap = tap(self.student, self.guided or middle(self.student), "guided")
-        shapes = [
-            tuple(as_map(torch.empty(1, *t.shapes(m, m.example)[0])).shape[1:])
-            for t, m in ((self.guided_tap, self.student), (self.hint_tap, self.teacher))
-        ]
-        self.regressor = regressor(*shapes).to(self.student.example.device)
+        [source], [target] = map_shapes(self.guided_tap, self.student), map_shapes(self.hint_tap, self.teacher)
+        self.regressor = regressor(source, target).to(self.student.example.device)
         summed = self.reduction == "sum" or (self.reduction == "auto" and self.variant == "two_stage")
         self.distance = half_squared if summed else mse
 
@@ -99,14 +81,10 @@ class FitNets(Method):
         with torch.no_grad():
             t, [hint] = self.hint_tap(self.teacher, batch.teacher_x)
         s, [guided] = self.guided_tap(self.student, batch.x)
-        first = 0 if self.variant == "one_stage" else round(self.hint_share * clock.steps)
-        if clock.step < first or self.variant == "one_stage":
-            distance = self.distance(self.regressor(as_map(guided)), as_map(hint)).mean()
-            if self.variant == "two_stage":
-                return {"hint": distance}
-            return {"ce": F.cross_entropy(s, batch.y), "hint": self.hint_weight * distance}
+        one, first = self.variant == "one_stage", round(self.hint_share * clock.steps)
+        if one or clock.step < first:
+            apart = self.distance(self.regressor(as_map(guided)), as_map(hint)).mean()
+            return {"ce": F.cross_entropy(s, batch.y), "hint": self.hint_weight * apart} if one else {"hint": apart}
         weight = value(self.kd, Clock(clock.step - first, clock.steps - first))
-        return {
-            "ce": F.cross_entropy(s, batch.y),
-            "kd": weight * cross_entropy(soft_log(t, self.tau), soft_log(s, self.tau)).mean(),
-        }
+        kd = cross_entropy(soft_log(t, self.tau), soft_log(s, self.tau)).mean()
+        return {"ce": F.cross_entropy(s, batch.y), "kd": weight * kd}

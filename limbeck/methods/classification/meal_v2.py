@@ -1,13 +1,11 @@
 """MEAL V2: boosting vanilla ResNet-50 to 80%+ top-1 accuracy on ImageNet without tricks (Shen & Savvides, 2020).
-
 https://arxiv.org/abs/2009.08453
 
     p_T = (1/M) sum_m softmax(z_m),  p_S = softmax(z_S)
     L_S = - sum_c p_T,c log p_S,c + lambda_D BCE(D(p_S), "teacher")
     L_D = BCE(D(p_S), "student") + BCE(D(p_T), "teacher")
 
-The teachers' *probabilities* are averaged, at temperature 1; there is no one-hot term. A discriminator of final outputs
-is the regulariser, and the student starts from supervised weights: this is fine-tuning.
+The *probabilities* of the M teachers are averaged; the student starts from supervised weights and sees no labels.
 """
 
 from __future__ import annotations
@@ -26,7 +24,8 @@ from limbeck.data.batches import Images
 from limbeck.losses.adversarial import nonsaturating
 from limbeck.losses.divergence import soft_cross_entropy, soft_log
 from limbeck.losses.targets import mean_probabilities
-from limbeck.methods.classification._shared import Labels
+from limbeck.methods.classification._shared import warm_start
+from limbeck.models.gan import mlp_discriminator
 
 CARD = Card(
     key="meal_v2",
@@ -45,10 +44,9 @@ CARD = Card(
     needs=("logits",),
     stationary=("soft",),
     fidelity="reconstruction",
-    notes="The first half of the steps (warm) trains the student on labels, so that the whole takes as many steps as "
-    "the control. The released code minimises one BCE over student and discriminator together, which is not "
-    "adversarial. Assumed: the two alternate, D has one logit instead of two, D's widths. D reads probabilities, as in "
-    "the authors' later script; against unbounded logits, as in their first, a true adversary ruins the student.",
+    notes="Half of the steps (warm) train the student on labels first. The released code minimises one BCE over both "
+    "players, which is not adversarial. Assumed: they alternate; D has one logit, not two; its widths. D reads "
+    "probabilities, as in the authors' later script; against logits, as in their first, it ruins the student.",
 )
 
 
@@ -67,40 +65,26 @@ class MEALV2(Method):
 
     def __post_init__(self) -> None:
         freeze(self.teachers)
-        K, width = self.student.num_classes, self.hidden
-        self.discriminator = nn.Sequential(
-            nn.Linear(K, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
-        ).to(self.student.example.device)
+        self.discriminator = mlp_discriminator(self.student.num_classes, self.hidden).to(self.student.example.device)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
-        """The student and the discriminator, each with its own optimiser."""
         return {name: list(getattr(self, name).parameters()) for name in ("student", "discriminator")}
 
     def updates(self, batch: Images, clock: Clock) -> Generator[Update, bool, None]:
         with torch.no_grad():
-            t = [teacher(batch.teacher_x) for teacher in self.teachers]
-        s = self.student(batch.x)
-        ensemble, log_s = mean_probabilities(t), soft_log(s)
-        soft = soft_cross_entropy(ensemble, log_s).mean()
-        if not self.adversarial:
-            yield Update({"soft": soft})
-            return
-        fooled = nonsaturating(self.discriminator(log_s.exp()), real=True).mean()
-        yield Update({"soft": soft, "adversarial": self.adversarial * fooled})
-        yield Update(
-            {
-                "teacher": nonsaturating(self.discriminator(ensemble), real=True).mean(),
-                "student": nonsaturating(self.discriminator(log_s.detach().exp()), real=False).mean(),
-            },
-            "discriminator",
-        )
+            p_T = mean_probabilities([teacher(batch.teacher_x) for teacher in self.teachers])
+        log_p, D = soft_log(self.student(batch.x)), self.discriminator
+        terms = {"soft": soft_cross_entropy(p_T, log_p).mean()}
+        if self.adversarial:
+            terms["adversarial"] = self.adversarial * nonsaturating(D(log_p.exp()), real=True).mean()
+        yield Update(terms)
+        if self.adversarial:
+            real, fake = nonsaturating(D(p_T), real=True), nonsaturating(D(log_p.detach().exp()), real=False)
+            yield Update({"teacher": real.mean(), "student": fake.mean()}, "discriminator")
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
         """A supervised fit of the student, then the method; together as many steps as the run has."""
         method = cls(**roles(cls, setting), **values)
-        first = round(method.warm * setting.steps)
-        if first:
-            setting.fit(Labels(method.student), name="warm-start", steps=first)
-        setting.fit(method, steps=setting.steps - first)
+        setting.fit(method, steps=warm_start(setting, method.student, method.warm))
         return method.student

@@ -27,6 +27,7 @@ from limbeck.data.batches import Images
 from limbeck.losses.adversarial import nonsaturating
 from limbeck.losses.divergence import distil_kl, entropy, soft_log
 from limbeck.losses.targets import smooth
+from limbeck.models.gan import conv_discriminator, conv_generator
 
 CARD = Card(
     key="mekd",
@@ -57,32 +58,6 @@ def code(logits: Tensor, tau: float) -> Tensor:
     alike so that the uniform response is zero and a one-hot one has unit variance over the classes."""
     K = logits.shape[1]
     return (soft_log(logits, tau).exp() - 1 / K) / ((1 / K) * (1 - 1 / K)) ** 0.5
-
-
-def conv_generator(K: int, shape: tuple[int, int, int], width: int) -> nn.Sequential:
-    """Codes (B, K) to images (B, C, H, W) in [0, 1]: a quarter of the size first, doubled twice.
-
-    The first layer has no bias: codes are small, and one image for all of them, a bias a pixel, is mode collapse.
-    """
-    C, H, W = shape
-    half, quarter = (max(-(-H // 2), 2), max(-(-W // 2), 2)), (max(-(-H // 4), 2), max(-(-W // 4), 2))
-    return nn.Sequential(
-        nn.Linear(K, 2 * width * quarter[0] * quarter[1], bias=False), nn.Unflatten(1, (2 * width, *quarter)),
-        nn.BatchNorm2d(2 * width), nn.ReLU(), nn.Upsample(half),
-        nn.Conv2d(2 * width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Upsample((H, W)),
-        nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-        nn.Conv2d(width, C, 3, padding=1), nn.Sigmoid(),
-    )  # fmt: skip
-
-
-def conv_discriminator(shape: tuple[int, int, int], width: int) -> nn.Sequential:
-    """Images (B, C, H, W) to one logit (B, 1), high for real ones; no normalisation."""
-    C, H, W = shape
-    return nn.Sequential(
-        nn.Conv2d(C, width, 3, 2, padding=1), nn.LeakyReLU(0.2),
-        nn.Conv2d(width, 2 * width, 3, 2, padding=1), nn.LeakyReLU(0.2),
-        nn.Flatten(), nn.Linear(2 * width * -(-H // 4) * -(-W // 4), 1),
-    )  # fmt: skip
 
 
 class MEKD(Method):

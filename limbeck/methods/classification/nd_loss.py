@@ -3,13 +3,13 @@
     e_c = mean_{y = c} t(x) / || . ||
     L   = CE + a tau^2 KL(p_T^tau || p_S^tau) + b mean_n [ 1 - s_n . e_{y_n} / max(||s_n||, ||t_n||) ]
 
-s and t are penultimate embeddings. While ||s|| < ||t|| the denominator is a constant: the gradient with respect to s is
--e_c / ||t||, which lengthens s along its class's mean; beyond that the term is the cosine and only turns s.
+s and t are penultimate embeddings. While ||s|| < ||t|| the gradient with respect to s is -e_c / ||t||, which lengthens
+s along its class's mean; beyond that the term is the cosine and only turns s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -25,7 +25,7 @@ from limbeck.data.batches import Images
 from limbeck.errors import InputError
 from limbeck.losses.divergence import distil_kl
 from limbeck.losses.feature import norm_direction
-from limbeck.models.classifier import Classifier
+from limbeck.methods.classification._shared import class_means
 
 CARD = Card(
     key="nd_loss",
@@ -47,34 +47,12 @@ CARD = Card(
 )
 
 
-@torch.no_grad()
-def class_means(teacher: Classifier, batches: Iterable[Images]) -> Tensor:
-    """The teacher's mean penultimate feature of every class in eval mode, (K, D); zeros where there are no samples."""
-    tap, training = Taps(teacher.head + ":in"), teacher.training
-    [(width,)] = tap.shapes(teacher, teacher.example)
-    sums = torch.zeros(teacher.num_classes, width, device=teacher.example.device)
-    counts = torch.zeros_like(sums[:, :1])
-    teacher.eval()
-    for batch in batches:
-        batch = batch.to(sums.device)
-        known = batch.y >= 0
-        _, [feature] = tap(teacher, batch.x)
-        sums.index_add_(0, batch.y[known], feature[known].to(sums.dtype))
-        counts += F.one_hot(batch.y[known], len(sums)).sum(0)[:, None]
-    teacher.train(training)
-    return sums / counts.clamp_min(1)
-
-
 class NDLoss(Method):
-    """KD++: KD and the norm and direction of the penultimate feature.
-
-    Args:
-        means: (K, D) the teacher's mean penultimate feature of every class, see :func:`class_means`.
-    """
+    """KD++: KD and the norm and direction of the penultimate feature."""
 
     student: nn.Module
     teacher: nn.Module
-    means: Tensor
+    means: Tensor  # (K, D), the teacher's mean penultimate feature of every class: see class_means
     _: KW_ONLY
     nd: Weight = 2.0
     """Weight b of the norm and direction term. Released code: 0.5 to 2 for KD++."""
@@ -86,26 +64,21 @@ class NDLoss(Method):
     def __post_init__(self) -> None:
         freeze(self.teacher)
         self.student_tap, self.teacher_tap = Taps(self.student.head + ":in"), Taps(self.teacher.head + ":in")
-        [narrow], [wide] = (
-            tap.shapes(model, model.example)
-            for tap, model in ((self.student_tap, self.student), (self.teacher_tap, self.teacher))
-        )
-        expected = (self.teacher.num_classes, *wide)
-        if tuple(self.means.shape) != expected:
+        [narrow] = self.student_tap.shapes(self.student, self.student.example)
+        [wide] = self.teacher_tap.shapes(self.teacher, self.teacher.example)
+        if self.means.shape != (expected := (self.teacher.num_classes, *wide)):
             raise InputError("means", tuple(self.means.shape), f"must have the shape {expected}: see class_means")
-        device = self.student.example.device
-        self.register_buffer("directions", F.normalize(self.means.detach()).to(device))
-        self.adapter = (nn.Identity() if narrow == wide else Projector(narrow, wide)).to(device)
+        self.register_buffer("directions", F.normalize(self.means.detach()).to(self.student.example.device))
+        self.adapter = (nn.Identity() if narrow == wide else Projector(narrow, wide)).to(self.student.example.device)
 
     def loss(self, batch: Images, clock: Clock) -> dict[str, Tensor]:
         with torch.no_grad():
             t, [f_t] = self.teacher_tap(self.teacher, batch.teacher_x)
         s, [f_s] = self.student_tap(self.student, batch.x)
-        nd = norm_direction(self.adapter(f_s), f_t, self.directions[batch.y])
         return {
             "ce": F.cross_entropy(s, batch.y),
             "kd": value(self.kd, clock) * distil_kl(s, t, self.tau).mean(),
-            "nd": value(self.nd, clock) * nd.mean(),
+            "nd": value(self.nd, clock) * norm_direction(self.adapter(f_s), f_t, self.directions[batch.y]).mean(),
         }
 
     @classmethod

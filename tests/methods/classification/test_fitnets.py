@@ -6,8 +6,9 @@ import torch
 
 from limbeck.core.method import Clock
 from limbeck.errors import InputError
+from limbeck.methods.classification._features import regressor
 from limbeck.methods.classification._shared import as_map
-from limbeck.methods.classification.fitnets import FitNets, regressor
+from limbeck.methods.classification.fitnets import FitNets
 from limbeck.models.tiny import cnn, mlp, vit
 from tests.worlds import CLASSES, SHAPE, vision_world
 

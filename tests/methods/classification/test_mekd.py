@@ -8,7 +8,8 @@ import torch
 
 from limbeck.core.method import Clock
 from limbeck.losses.divergence import soft_log
-from limbeck.methods.classification.mekd import MEKD, code, conv_discriminator, conv_generator
+from limbeck.methods.classification.mekd import MEKD, code
+from limbeck.models.gan import conv_discriminator, conv_generator
 from tests.worlds import vision_world
 
 FIRST, SECOND = Clock(0, 10), Clock(9, 10)

@@ -8,7 +8,8 @@ from limbeck.core.method import Clock
 from limbeck.core.modules import Taps
 from limbeck.errors import InputError
 from limbeck.losses.feature import norm_direction
-from limbeck.methods.classification.nd_loss import NDLoss, class_means
+from limbeck.methods.classification._shared import class_means
+from limbeck.methods.classification.nd_loss import NDLoss
 from tests.worlds import vision_world
 
 
