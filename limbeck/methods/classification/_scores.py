@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.method import Clock, Count, Method
+from limbeck.core.method import Clock, Count, Method, Setting
 from limbeck.core.modules import gather
 from limbeck.data.batches import Batches, Images
 from limbeck.losses.targets import one_hot
 
-__all__ = ["Scorer", "el2n", "logits", "select"]
+__all__ = ["Scorer", "el2n", "logits", "scores", "select"]
 
 
 def el2n(z: Tensor, labels: Tensor) -> Tensor:
@@ -90,3 +91,22 @@ class Scorer(Method):
     def forgetting(self) -> Tensor:
         """(N,) counts of forgetting events; infinite for samples that were never learnt."""
         return self.forgotten.masked_fill(~self.learnt, torch.inf).cpu()
+
+
+def scores(setting: Setting, kind: Literal["random", "el2n", "forgetting"], networks: int) -> Tensor:
+    """(N,) for a run's training set, the sum over networks that are trained for it; noise when the kind is random.
+
+    A network is trained for a tenth of the run's steps when its early error is asked for, else for all of them.
+    """
+    N, steps = len(setting.data.dataset), setting.steps
+    if kind == "random":
+        return torch.rand(N)
+    total = torch.zeros(N)
+    for number in range(networks):
+        scorer = Scorer(setting.student(), examples=N)
+        setting.fit(scorer, name=f"scorer-{number}", steps=steps if kind == "forgetting" else max(1, steps // 10))
+        if kind == "forgetting":
+            total += scorer.forgetting
+        else:
+            total += el2n(logits(scorer.student, setting.data), setting.data.dataset.labels)
+    return total

@@ -3,8 +3,8 @@ https://arxiv.org/abs/2403.07854
 
     L = (1 - alpha(f)) CE(y, q) + alpha(f) tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)),   x in D_f
 
-D_f is what pruning leaves of the training set, a fraction f; the teacher has seen all of it. The smaller f, the larger
-alpha: the teacher makes up for the hard or wrongly labelled samples that scores of difficulty keep.
+D_f is what pruning leaves of the training set, a fraction f. The smaller f, the larger alpha: the teacher, which has
+seen all of it, makes up for the hard or wrongly labelled samples that scores of difficulty keep.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck.core.method import Clock, Count, Fraction, Method, Positive, Settin
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Images
 from limbeck.losses.divergence import distil_kl
-from limbeck.methods.classification._scores import Scorer, el2n, logits, select
+from limbeck.methods.classification._scores import scores, select
 
 CARD = Card(
     key="kd_data_pruning",
@@ -39,9 +39,9 @@ CARD = Card(
     needs=("logits",),
     vanishes=("kd",),
     fidelity="reconstruction",
-    notes="The loss, the scores and the rule that alpha grows as f shrinks are the paper's; the numbers of alpha(f), "
-    "tau and the keeping of class proportions were assumed. Steps are the same for every f. The teacher has seen what "
-    "was pruned away, so no data are saved over all; the ten networks of EL2N cost one training, of forgetting ten.",
+    notes="Assumed: the numbers of alpha(f), tau, that class proportions are kept. Steps are the same for every f. No "
+    "data are saved over all: the teacher has seen what was pruned away. The ten networks of EL2N cost one training, "
+    "of forgetting ten.",
 )
 
 
@@ -76,31 +76,14 @@ class KDDataPruning(Method):
         with torch.no_grad():
             t = self.teacher(batch.teacher_x)
         s, alpha = self.student(batch.x), kd_weight(self.keep) if self.alpha is None else self.alpha
-        return {
-            "ce": (1 - alpha) * F.cross_entropy(s, batch.y),
-            "kd": alpha * distil_kl(s, t, self.tau).mean(),
-        }
+        kd = distil_kl(s, t, self.tau).mean()
+        return {"ce": (1 - alpha) * F.cross_entropy(s, batch.y), "kd": alpha * kd}
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
         """Score the training set, keep the top fraction f of it, and train on that for all the steps."""
         method = cls(**roles(cls, setting), **values)
-        rows = select(method.scores(setting), setting.data.dataset.labels, method.keep, balanced=method.balanced)
-        setting.fit(method, data=setting.data.with_data(setting.data.dataset.subset(rows)))
+        train, score = setting.data.dataset, scores(setting, method.score, method.scorers)
+        rows = select(score, train.labels, method.keep, balanced=method.balanced)
+        setting.fit(method, data=setting.data.with_data(train.subset(rows)))
         return method.student
-
-    def scores(self, setting: Setting) -> Tensor:
-        """(N,) for the training set; trains the networks that are needed for it."""
-        N, steps = len(setting.data.dataset), setting.steps
-        if self.score == "random":
-            return torch.rand(N)
-        total = torch.zeros(N)
-        for number in range(self.scorers):
-            scorer = Scorer(setting.student(), examples=N)
-            early = steps if self.score == "forgetting" else max(1, steps // 10)
-            setting.fit(scorer, name=f"scorer-{number}", steps=early)
-            if self.score == "forgetting":
-                total += scorer.forgetting
-            else:
-                total += el2n(logits(scorer.student, setting.data), setting.data.dataset.labels)
-        return total
