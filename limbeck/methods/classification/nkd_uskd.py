@@ -1,14 +1,12 @@
 """From knowledge distillation to self-knowledge distillation (Yang, Zeng, Yuan & Li, 2023).
-
 https://arxiv.org/abs/2303.13005
 
     NKD:   L = CE(y, S) - T_t log S_t - gamma tau^2 sum_{i != t} N(T)_i log N(S)_i
     USKD:  L = CE(y, S) - alpha P_t log S_t - beta sum_{i != t} P_i log N(S)_i + mu CE(smoothed y, W)
 
 S, T and W are the probabilities of student, teacher and the student's weak head; t is the label. N drops the label's
-logit and takes the softmax of the rest, at temperature tau in NKD and at 1 in USKD. USKD makes its targets
-itself, without gradient: P_t = 1 + S_t^2 - mean over the batch of S_t^2, and P_i the Zipf weights 1 / rank of
-W_i / (1 - W_t) + S_i / (1 - S_t), normalised over the other classes.
+logit and takes the softmax of the rest, in NKD at temperature tau. USKD makes its targets itself, without gradient:
+P_t = 1 + S_t^2 - mean_batch S_t^2, and P_i the normalised Zipf weights 1 / rank of W_i / (1 - W_t) + S_i / (1 - S_t).
 """
 
 from __future__ import annotations
@@ -25,9 +23,8 @@ from limbeck.core.method import Clock, Fraction, Method, NonNegative, Positive
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Images
 from limbeck.errors import InputError
-from limbeck.losses.divergence import soft_cross_entropy, soft_log
-from limbeck.losses.targets import drop_label, zipf_by_rank
-from limbeck.methods.classification._shared import as_map, tap
+from limbeck.losses.decoupled import nkd, uskd
+from limbeck.methods.classification._shared import as_map, map_shapes, tap
 
 CARD = Card(
     key="nkd_uskd",
@@ -45,33 +42,10 @@ CARD = Card(
     signal="logits",
     needs=("logits",),
     stationary=("others",),
-    notes="Defaults are the paper's for ImageNet (gamma 1.5, tau 1; alpha 1, beta 0.1, mu 0.005); for CIFAR-100 its "
-    "code has tau 3, gamma 3.5. The code's first NKD release kept the label among the others; it is left out here. The "
-    "code ranks with log S_i / (1 - log S_t) where the paper has S_i / (1 - S_t): the paper's is used. Mixed labels "
-    "(mixup, CutMix) are not supported.",
+    notes="Defaults are the paper's for ImageNet; its code has tau 3, gamma 3.5 for CIFAR-100. The code's first NKD "
+    "release kept the label among the others; it is left out here. The code ranks with log S_i / (1 - log S_t) where "
+    "the paper has S_i / (1 - S_t): the paper's is used. Mixed labels (mixup, CutMix) are not supported.",
 )
-
-
-def nkd(student: Tensor, teacher: Tensor, labels: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """NKD's two parts, unweighted: logits (B, K), labels (B,) -> target (B,), others (B,)."""
-    at = labels[:, None]
-    trust = teacher.softmax(1).gather(1, at)[:, 0]
-    target = -trust * soft_log(student).gather(1, at)[:, 0]
-    s, t = (soft_log(drop_label(z, labels), tau) for z in (student, teacher))
-    return target, tau**2 * soft_cross_entropy(t.exp(), s)
-
-
-def uskd(student: Tensor, weak: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """USKD's two parts with the student's own targets, unweighted: logits (B, K), labels (B,) -> (B,), (B,)."""
-    at, log_s = labels[:, None], soft_log(student)
-    with torch.no_grad():
-        s, w = log_s.exp(), weak.softmax(1)
-        s_t, w_t = s.gather(1, at), w.gather(1, at)
-        p_t = (1 + s_t.square() - s_t.square().mean())[:, 0]
-        # Every row is ranked by itself; the floor keeps a row finite whose label has all of the probability.
-        ranked = w / (1 - w_t).clamp_min(1e-6) + s / (1 - s_t).clamp_min(1e-6)
-        p = drop_label(zipf_by_rank(ranked, labels), labels)
-    return -p_t * log_s.gather(1, at)[:, 0], soft_cross_entropy(p, soft_log(drop_label(student, labels)))
 
 
 class NKD_USKD(Method):
@@ -105,24 +79,22 @@ class NKD_USKD(Method):
         if self.variant == "uskd":
             path = self.stage or self.student.stages[max(len(self.student.stages) - 2, 0)]
             self.tap = tap(self.student, path, "stage")
-            [shape] = self.tap.shapes(self.student, self.student.example)
-            channels = as_map(torch.zeros(1, *shape)).shape[1]
+            [(channels, _, _)] = map_shapes(self.tap, self.student)
             self.weak = nn.Linear(channels, self.student.num_classes).to(self.student.example.device)
 
     def loss(self, batch: Images, clock: Clock) -> dict[str, Tensor]:
-        if self.teacher is not None and self.variant == "nkd":
+        if self.variant == "nkd":
             with torch.no_grad():
                 t = self.teacher(batch.teacher_x)
             s = self.student(batch.x)
             target, others = nkd(s, t, batch.y, self.tau)
-            terms = {"target": target.mean(), "others": self.gamma * others.mean()}
-        else:
-            s, [feature] = self.tap(self.student, batch.x)
-            weak = self.weak(as_map(feature).mean((2, 3)))
-            target, ranks = uskd(s, weak, batch.y)
-            terms = {
-                "own_target": self.alpha * target.mean(),
-                "own_ranks": self.beta * ranks.mean(),
-                "weak": self.mu * F.cross_entropy(weak, batch.y, label_smoothing=self.smoothing),
-            }
-        return {"ce": F.cross_entropy(s, batch.y), **terms}
+            return {"ce": F.cross_entropy(s, batch.y), "target": target.mean(), "others": self.gamma * others.mean()}
+        s, [feature] = self.tap(self.student, batch.x)
+        weak = self.weak(as_map(feature).mean((2, 3)))
+        target, ranks = uskd(s, weak, batch.y)
+        return {
+            "ce": F.cross_entropy(s, batch.y),
+            "own_target": self.alpha * target.mean(),
+            "own_ranks": self.beta * ranks.mean(),
+            "weak": self.mu * F.cross_entropy(weak, batch.y, label_smoothing=self.smoothing),
+        }
