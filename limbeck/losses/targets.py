@@ -94,6 +94,24 @@ def zipf_by_rank(scores: Tensor, labels: Tensor) -> Tensor:
     return target.scatter(-1, rest, weights / weights.sum(-1, keepdim=True))
 
 
+def enhanced(probs: Tensor, labels: Tensor, gamma: float, variant: Literal["paper", "code"]) -> Tensor:
+    """Weights t of ``- t log p``, the label's above the teacher's: (..., K), (...) -> (..., K); they do not sum to one.
+
+    OFA-KD (Hao et al., 2023), https://arxiv.org/abs/2310.19444.
+
+    Args:
+        probs: (..., K), the teacher's.
+        labels: (...) int64.
+        gamma: exponent > 0.
+        variant: ``"paper"`` has ``(1 + p_y)^gamma`` at the label and ``p_c`` elsewhere; ``"code"`` has
+            ``(p_c + [c = y])^gamma - [c = y]`` everywhere.
+    """
+    y = one_hot(labels, probs.shape[-1])
+    if variant == "code":
+        return (probs + y) ** gamma - y
+    return torch.where(y.bool(), (1 + probs) ** gamma, probs)
+
+
 def permute_rest(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Keep each row's largest entry in its place and shuffle the others among themselves.
 

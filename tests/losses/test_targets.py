@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from limbeck.errors import InputError
 from limbeck.losses import targets
-from limbeck.losses.divergence import soft_log
+from limbeck.losses.divergence import cross_entropy, soft_cross_entropy, soft_log
 
 torch.set_num_threads(1)
 few = settings(max_examples=60, deadline=None)
@@ -168,6 +168,33 @@ def test_top_k_keeps_exactly_k_of_equals_and_checks_k():
     for k in (0, 5):
         with pytest.raises(InputError, match="k"):
             targets.top_k(flat, k, tail="uniform")
+
+
+def test_enhanced_at_gamma_1_is_soft_cross_entropy_to_which_the_paper_adds_the_label():
+    t, s, y = 3 * sample(0, 16, 5), sample(1, 16, 5), torch.arange(16) % 5
+    p, log_s = soft_log(t).exp(), soft_log(s)
+    soft = cross_entropy(soft_log(t), log_s)
+    code = soft_cross_entropy(targets.enhanced(p, y, 1.0, "code"), log_s)
+    paper = soft_cross_entropy(targets.enhanced(p, y, 1.0, "paper"), log_s)
+    torch.testing.assert_close(code, soft)
+    torch.testing.assert_close(paper, soft + torch.nn.functional.cross_entropy(s, y, reduction="none"))
+
+
+def test_both_variants_of_enhanced_equal_their_sums_written_out():
+    t, s, y = 3 * sample(0, 16, 5), sample(1, 16, 5), torch.arange(16) % 5
+    p, log_s = soft_log(t).exp(), soft_log(s)
+    for gamma in (0.5, 1.5, 2.0):
+        paper, code = np.zeros(16), np.zeros(16)
+        for b in range(16):
+            for c in range(5):
+                hit = float(c == y[b])
+                weight = (1 + float(p[b, c])) ** gamma if hit else float(p[b, c])
+                paper[b] -= weight * float(log_s[b, c])
+                code[b] -= ((float(p[b, c]) + hit) ** gamma - hit) * float(log_s[b, c])
+        for variant, expected in (("paper", paper), ("code", code)):
+            found = soft_cross_entropy(targets.enhanced(p, y, gamma, variant), log_s)
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
+        assert np.abs(paper - code).min() > 1e-6, "one is not the other, whatever gamma"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
