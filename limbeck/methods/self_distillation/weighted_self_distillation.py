@@ -11,17 +11,17 @@ is ridge with lambda / (1 - w). Predictions are affine in w, so two fits give th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, Setting
 from limbeck.data.batches import Images
 from limbeck.losses.targets import blend, one_hot
+from limbeck.methods.self_distillation._ridge import best_weight
 from limbeck.methods.self_distillation._shared import predictions
 
 CARD = Card(
@@ -41,35 +41,6 @@ CARD = Card(
     "deep experiments were assumed. The paper's alpha weights the labels; limbeck's w the predecessor, w = 1 - alpha. "
     "With the weight in closed form every generation costs two trainings, and a tenth of the data is held out for it.",
 )
-
-
-def ridge_generations(K: Tensor, y: Tensor, lam: float, weights: Sequence[float]) -> list[Tensor]:
-    """Kernel ridge through the generations, exactly: K (N, N), y (N, ...) -> in-sample predictions y_1, y_2, ...
-
-    Args:
-        K: the Gram matrix.
-        y: targets.
-        lam: the ridge lambda > 0 of ``||f(X) - y||^2 + lambda ||f||^2``.
-        weights: the predecessor's weight in every generation after the first.
-    """
-    S = torch.linalg.solve(K + lam * torch.eye(len(K), dtype=K.dtype), K)  # K and its resolvent commute
-    fitted = [S @ y]
-    for w in weights:
-        fitted.append(S @ ((1 - w) * y + w * fitted[-1]))
-    return fitted
-
-
-def best_weight(y: Tensor, first: Tensor, pure: Tensor) -> float:
-    """The predecessor's weight w that minimises ``||y - (1 - w) first - w pure||^2``, clipped to [0, 1].
-
-    Args:
-        y: held-out targets, any shape.
-        first: predictions there of the fit to labels.
-        pure: predictions there of the fit to the predecessor alone.
-    """
-    apart = first - pure
-    labels = ((y - pure) * apart).sum() / apart.square().sum().clamp_min(torch.finfo(apart.dtype).tiny)
-    return float(1 - labels.clamp(0, 1))
 
 
 class WeightedSelfDistillation(Method):
@@ -95,12 +66,10 @@ class WeightedSelfDistillation(Method):
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
         """All generations, each with the given weight or with the best one on held-out samples."""
-        plan = cls(nn.Identity(), **values)
-        train = setting.data.dataset
+        plan, train = cls(nn.Identity(), **values), setting.data.dataset
         if plan.w is None:
-            train, held = train.split(plan.held_out, seed=0)
-            truth = one_hot(held.labels, len(held.classes))
-            first_held: Tensor | None = None
+            train, rest = train.split(plan.held_out, seed=0)
+            truth, held = one_hot(rest.labels, len(rest.classes)), setting.data.with_data(rest)
         data = setting.data.with_data(train)
 
         def fitted(name: str, outputs: Tensor | None, w: float) -> nn.Module:
@@ -108,13 +77,13 @@ class WeightedSelfDistillation(Method):
             setting.fit(method, name=name, data=data.with_data(train))
             return method.student
 
-        student, outputs = fitted("generation-0", None, 0.0), None
+        student = fitted("generation-0", None, 0.0)
+        if plan.w is None:
+            first = predictions(student, held)
         for number in range(1, plan.generations + 1):
             outputs, w = predictions(student, data), plan.w
             if w is None:
-                if first_held is None:
-                    first_held = predictions(student, data.with_data(held))
                 pure = fitted(f"generation-{number}-pure", outputs, 1.0)
-                w = best_weight(truth, first_held, predictions(pure, data.with_data(held)))
+                w = best_weight(truth, first, predictions(pure, held))
             student = fitted(f"generation-{number}", outputs, w)
         return student

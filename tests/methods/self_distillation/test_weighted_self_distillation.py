@@ -11,11 +11,8 @@ from torch import nn
 from limbeck.core.fit import fit
 from limbeck.core.method import Clock
 from limbeck.data.batches import Images
-from limbeck.methods.self_distillation.weighted_self_distillation import (
-    WeightedSelfDistillation,
-    best_weight,
-    ridge_generations,
-)
+from limbeck.methods.self_distillation._ridge import best_weight, ridge_generations
+from limbeck.methods.self_distillation.weighted_self_distillation import WeightedSelfDistillation
 
 
 def sine(rows: int = 60) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
