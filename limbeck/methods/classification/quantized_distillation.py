@@ -19,7 +19,6 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, MakeOptimizer, Method, Positive, Setting, roles
@@ -28,6 +27,7 @@ from limbeck.data.batches import Images
 from limbeck.errors import InputError
 from limbeck.losses.divergence import distil_kl
 from limbeck.models.classifier import Classifier
+from limbeck.models.quantizer import Points, Uniform, quantize, settle
 
 CARD = Card(
     key="quantized_distillation",
@@ -35,72 +35,18 @@ CARD = Card(
     authors="Antonio Polino, Razvan Pascanu, Dan Alistarh",
     year=2018,
     url="https://arxiv.org/abs/1802.05668",
-    repo="antspy/quantized_distillation",
+    repo="https://github.com/antspy/quantized_distillation",
     family="classification",
     summary="A student whose weights take only a few values learns from a full-precision teacher.",
     modality="image",
     teacher="frozen",
     signal="logits",
     needs=("logits",),
-    notes="The finished student's weights are quantised; vectors (biases, norms) are not. The released code quantises "
-    "them too, leaves the first and the last *tensor* alone (the head's bias, not the head), divides its soft term by "
-    "the number of classes, and learns points from the student before quantisation instead of from the teacher. "
-    "Stochastic rounding and bits per layer are left out. The differentiable variant costs two trainings; its slower "
-    "rate was measured here, where the run's own lost what it learnt.",
+    notes="Vectors (biases, norms) are not quantised. The released code quantises them too, leaves the first and the "
+    "last *tensor* alone (the head's bias, not the head), divides its soft term by the number of classes, and learns "
+    "points from the student before quantisation instead of from the teacher. Stochastic rounding and bits per layer "
+    "are left out. The differentiable variant costs two trainings; at the run's own rate it lost what it had learnt.",
 )
-
-
-def scale(w: Tensor, bucket: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights in [0, 1], (buckets, bucket), and each bucket's ``alpha`` and ``beta``, (buckets, 1).
-
-    The last bucket is filled up with the last weight. A constant bucket has alpha 0 and the scaled weights 0.
-    """
-    v = w.flatten()
-    size = min(bucket, len(v))
-    v = torch.cat([v, v[-1:].expand(-len(v) % size)]).view(-1, size)
-    beta, alpha = v.amin(1, keepdim=True), v.amax(1, keepdim=True) - v.amin(1, keepdim=True)
-    return (v - beta) / alpha.masked_fill(alpha == 0, 1), alpha, beta
-
-
-def uniform(w: Tensor, bits: int, bucket: int) -> Tensor:
-    """Q(w): the nearest of ``2^bits`` evenly spaced points between the least and the largest weight of a bucket."""
-    unit, alpha, beta = scale(w, bucket)
-    s = 2**bits - 1
-    return (alpha * ((s * unit).round() / s) + beta).flatten()[: w.numel()].view_as(w)
-
-
-def nearest(w: Tensor, points: Tensor, bucket: int) -> Tensor:
-    """Q(w, p): the nearest of ``points`` (P,) in [0, 1], scaled to its bucket; differentiable in the points."""
-    unit, alpha, beta = scale(w, bucket)
-    points = points.sort().values
-    chosen = torch.bucketize(unit, (points[1:] + points[:-1]) / 2)
-    return (alpha * points[chosen] + beta).flatten()[: w.numel()].view_as(w)
-
-
-class Uniform(nn.Module):
-    """Quantised weights whose gradient goes straight through to the full-precision ones."""
-
-    def __init__(self, bits: int, bucket: int) -> None:
-        super().__init__()
-        self.bits, self.bucket = bits, bucket
-
-    def forward(self, w: Tensor) -> Tensor:
-        return uniform(w.detach(), self.bits, self.bucket) + (w - w.detach())  # exactly Q(w): the rest is zero
-
-
-class Points(nn.Module):
-    """Fixed weights on points that learn, at first the quantiles of the scaled weights."""
-
-    def __init__(self, w: Tensor, bits: int, bucket: int) -> None:
-        super().__init__()
-        self.bucket = bucket
-        unit = scale(w.detach(), bucket)[0].flatten()[: w.numel()]
-        place = torch.linspace(0, unit.numel() - 1, 2**bits, device=w.device, dtype=torch.float64)
-        ranked, below = unit.sort().values, place.long()
-        self.points = nn.Parameter(ranked[below].lerp(ranked[place.ceil().long()], (place - below).to(w.dtype)))
-
-    def forward(self, w: Tensor) -> Tensor:
-        return nearest(w, self.points, self.bucket)
 
 
 class QuantizedDistillation(Method):
@@ -133,23 +79,9 @@ class QuantizedDistillation(Method):
             self.quantize(lambda w: Points(w, self.bits, self.bucket))
 
     def quantize(self, quantizer: Callable[[Tensor], nn.Module]) -> None:
-        """Put a quantiser between every weight and the layer that uses it.
-
-        Raises:
-            InputError: when there is no weight to quantise.
-        """
-        found = [
-            (path, module, name, p)
-            for path, module in self.student.named_modules()
-            for name, p in module.named_parameters(recurse=False)
-            if p.ndim > 1
-        ]
-        if self.ends == "full":
-            found = [part for part in found[1:] if part[0] != self.student.head]
-        if not found:
+        """Refuses a student that has no weight to quantise."""
+        if not quantize(self.student, quantizer, ends=self.ends == "quantized"):
             raise InputError("ends", self.ends, "leaves this student no weight to quantise; use 'quantized'")
-        for _, module, name, p in found:
-            parametrize.register_parametrization(module, name, quantizer(p))
 
     def optimizers(self, make: MakeOptimizer) -> dict[str, torch.optim.Optimizer]:
         """The run's, slower where points are learnt."""
@@ -162,18 +94,14 @@ class QuantizedDistillation(Method):
         with torch.no_grad():
             t = self.teacher(batch.teacher_x)
         s = self.student(batch.x)
-        return {
-            "ce": (1 - self.alpha) * F.cross_entropy(s, batch.y),
-            "kd": self.alpha * distil_kl(s, t, self.tau).mean(),
-        }
+        kd = self.alpha * distil_kl(s, t, self.tau).mean()
+        return {"ce": (1 - self.alpha) * F.cross_entropy(s, batch.y), "kd": kd}
 
     def plain(self) -> Classifier:
         """The student with quantised weights in place of what they were made from."""
         if self.variant == "post_training":
             self.quantize(lambda w: Uniform(self.bits, self.bucket))
-        for module in [m for m in self.student.modules() if parametrize.is_parametrized(m)]:
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        settle(self.student)
         return self.student.requires_grad_(True)
 
     @classmethod
