@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Setting, Weight, roles, value
-from limbeck.core.modules import Projector, Taps, freeze, gather
+from limbeck.core.modules import Taps, freeze
 from limbeck.core.schedule import Cosine
 from limbeck.data.batches import Images
 from limbeck.losses.feature import cosine, smooth_l1
-from limbeck.methods.classification._shared import as_map, linear_probe
+from limbeck.methods.classification._features import Ladder, Standardiser
+from limbeck.methods.classification._shared import as_map, linear_probe, map_shapes
 
 CARD = Card(
     key="unic",
@@ -44,47 +45,13 @@ CARD = Card(
     signal="features",
     loop="pipeline",
     needs=("features",),
-    notes="The encoder learns without labels; the student's head gets nothing from that. So that a run returns a "
-    "classifier, the head is fitted once at the end by logistic regression on the training labels, the paper's linear "
-    "probe; without labels it stays as it was. The penultimate feature stands for the last class token and the mean "
-    "over positions for those of earlier stages. Patches are learnt too where the last stages of student and teacher "
-    "are maps or tokens, resized to the teacher's grid. As in the code, a batch is standardised before it enters the "
-    "statistics, so that the first one is not standardised. Projectors have torch's initialisation. The control's head "
-    "is trained by gradient descent alone: in short runs part of the gain is the converged head, not the encoder.",
+    notes="So that a run returns a classifier, the head is fitted at the end by logistic regression on the training "
+    "labels, the paper's linear probe; without labels it stays as it was. The control's head is trained by gradient "
+    "descent alone: in short runs part of the gain is the converged head. The penultimate feature stands for the last "
+    "class token, the mean over positions for those of earlier stages. Patches are learnt too where both last stages "
+    "are maps or tokens, on the teacher's grid. As in the code, a batch is standardised before it enters the "
+    "statistics: the first one is not standardised. Projectors have torch's initialisation.",
 )
-
-
-class Standardiser(nn.Module):
-    """Running mean and standard deviation of a teacher's features (C, H, W), one of each a channel."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
-
-    def forward(self, t: Tensor) -> Tensor:
-        return (t - self.mean) / (self.std + 1e-6)
-
-    def update(self, t: Tensor, momentum: float) -> None:
-        """``momentum`` is the weight of the *new* statistic, of a batch (B, C, H, W) on all processes."""
-        rows = gather(t).to(self.mean.dtype)
-        self.mean.lerp_(rows.mean((0, 2, 3))[:, None, None], momentum)
-        self.std.lerp_(rows.std((0, 2, 3), correction=0)[:, None, None], momentum)  # one image has a deviation: 0
-
-
-class Ladder(nn.Module):
-    """The sum of two-layer projectors of several features (B, C, H, W), the last with a hidden layer of its own."""
-
-    def __init__(self, sources: list[tuple[int, ...]], target: tuple[int, ...], hidden: int, last: int) -> None:
-        super().__init__()
-        widths = [hidden] * (len(sources) - 1) + [last]
-        self.rungs = nn.ModuleList(Projector(s, target, width) for s, width in zip(sources, widths, strict=True))
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        return torch.stack([rung(f) for rung, f in zip(self.rungs, features, strict=True)]).sum(0)
 
 
 def coefficients(losses: Tensor, drop: float) -> Tensor:
@@ -118,11 +85,11 @@ class UNIC(Method):
         stages, output = list(self.student.stages), self.student.head + ":in"
         self.taps = Taps(*stages, output)
         self.teacher_taps = [Taps(teacher.stages[-1], teacher.head + ":in") for teacher in self.teachers]
-        shapes = _shapes(self.taps, self.student)
+        shapes = map_shapes(self.taps, self.student)
         width = shapes[-1][0]
         self.ladders, self.standardisers = nn.ModuleDict(), nn.ModuleDict()
         for m, (teacher, taps) in enumerate(zip(self.teachers, self.teacher_taps, strict=True)):
-            patch, whole = _shapes(taps, teacher)
+            patch, whole = map_shapes(taps, teacher)
             made = {"whole": (shapes[:-2] + shapes[-1:], (whole[0], 1, 1))}
             if min(max(patch[1:]), max(shapes[-2][1:])) > 1:  # both have positions
                 made["patch"] = (shapes[:-1], patch)
@@ -162,7 +129,3 @@ class UNIC(Method):
         setting.fit(method)
         linear_probe(method.student, setting.data)
         return method.student
-
-
-def _shapes(taps: Taps, model: nn.Module) -> list[tuple[int, ...]]:
-    return [tuple(as_map(torch.empty(1, *s)).shape[1:]) for s in taps.shapes(model, model.example)]

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from limbeck.core.method import Clock
 from limbeck.core.modules import Taps
 from limbeck.core.schedule import Cosine
+from limbeck.methods.classification._features import Standardiser
 from limbeck.methods.classification._shared import linear_probe
-from limbeck.methods.classification.unic import UNIC, Standardiser, coefficients
+from limbeck.methods.classification.unic import UNIC, coefficients
 from limbeck.models.tiny import mlp, vit
 from tests.worlds import CLASSES, SHAPE, vision_world
 
