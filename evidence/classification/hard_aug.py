@@ -13,9 +13,10 @@ from evidence._shared import accuracy, images, train
 from limbeck.data.batches import Batches
 from limbeck.data.images import ImageSet
 from limbeck.data.noise import resized, shifted
-from limbeck.methods.classification.hard_aug import HardAug, affine
+from limbeck.methods.classification.hard_aug import HardAug
 from limbeck.methods.classification.kd import KD
 from limbeck.methods.classification.supervised import Supervised
+from limbeck.models.augmentor import affine
 from limbeck.models.classifier import Classifier
 from limbeck.models.tiny import cnn, mlp
 from limbeck.run.evidence import Result
