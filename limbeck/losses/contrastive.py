@@ -37,6 +37,26 @@ def info_nce(u: Tensor, v: Tensor, temperature: float | Tensor, mask: Tensor | N
     return -scores.log_softmax(-1).diagonal()
 
 
+def sample_contrast(u: Tensor, v: Tensor, image: Tensor, agrees: Tensor, t: float) -> Tensor:
+    """InfoNCE of windows, negatives being windows of other images in the same category: (N, D), (N, D) -> (N,).
+
+    MSDCRD (Wang et al., 2025), https://arxiv.org/abs/2502.05835.
+
+    Args:
+        u, v: (N, D) windows of student and teacher, made unit vectors here.
+        image: (N,) the image that a window belongs to.
+        agrees: (N,) bool, its category: whether the teacher says the same of the window as of the whole image.
+        t: temperature > 0.
+    """
+    mask = (image[:, None] != image) & (agrees[:, None] == agrees)
+    return info_nce(F.normalize(u, dim=1), F.normalize(v, dim=1), t, mask)
+
+
+def channel_contrast(u: Tensor, v: Tensor, t: float) -> Tensor:
+    """InfoNCE of the channels of windows, over all windows as unit vectors: (N, D), (N, D) -> (D,)."""
+    return info_nce(F.normalize(u.T, dim=1), F.normalize(v.T, dim=1), t)
+
+
 def nce_bank(critic_positive: Tensor, critic_negatives: Tensor, noise_ratio: float) -> Tensor:
     """``- log h(s^+) - sum_m log(1 - h(s_m))``, ``h(s) = e^s / (e^s + M / N)``: (B,), (B, M) -> (B,).
 

@@ -43,3 +43,12 @@ def sinkhorn(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
 def transport_cost(cost: Tensor, plan: Tensor) -> Tensor:
     """``<P, C> = sum_ij P_ij C_ij``: (..., n, m) -> (...)."""
     return (wide(plan) * wide(cost)).sum((-1, -2))
+
+
+def matching_cost(student: Tensor, teacher: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """``<P, C>`` of unit vectors, ``C_ij = 1 - t_i . s_j``, P the entropic plan as a constant: (B, D), (B, D) -> ().
+
+    The local contrast of WCoRD (Chen et al., 2021), https://arxiv.org/abs/2012.08674: the two batches as sets.
+    """
+    cost = 1 - teacher @ student.T
+    return transport_cost(cost, sinkhorn(cost.detach(), epsilon, iterations))

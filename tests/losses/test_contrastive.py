@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import InputError
-from limbeck.losses.contrastive import info_nce, nce_bank
+from limbeck.losses.contrastive import channel_contrast, info_nce, nce_bank, sample_contrast
 
 torch.set_num_threads(1)
 few = settings(max_examples=60, deadline=None)
@@ -80,3 +80,21 @@ def test_half_precision_and_autocast_are_computed_in_float32(dtype):
     got = nce_bank(p, n, 0.1)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), nce_bank(p.double(), n.double(), 0.1), rtol=1e-5, atol=1e-5)
+
+
+def test_sample_and_channel_contrast_equal_a_slow_reference():
+    u, v = normal(0, 6, 5), normal(1, 6, 5)
+    image, agrees = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 0, 1, 1, 0, 1]).bool()
+
+    def slow(a: np.ndarray, b: np.ndarray, allowed: np.ndarray) -> list[float]:
+        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+        score = np.exp(a @ b.T / 0.5)
+        return [-np.log(score[i, i] / sum(score[i, j] for j in np.flatnonzero(allowed[i]))) for i in range(len(a))]
+
+    allowed = np.array(
+        [[i == j or bool(image[i] != image[j] and agrees[i] == agrees[j]) for j in range(6)] for i in range(6)]
+    )
+    assert allowed.sum() not in (6, 36)
+    assert sample_contrast(u, v, image, agrees, 0.5).tolist() == pytest.approx(slow(u.numpy(), v.numpy(), allowed))
+    everyone = np.ones((5, 5), bool)
+    assert channel_contrast(u, v, 0.5).tolist() == pytest.approx(slow(u.numpy().T, v.numpy().T, everyone))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import InputError
-from limbeck.losses.transport import sinkhorn, transport_cost
+from limbeck.losses.transport import matching_cost, sinkhorn, transport_cost
 
 torch.set_num_threads(1)
 few = settings(max_examples=60, deadline=None)
@@ -82,3 +82,13 @@ def test_gradients_batches_precision_and_input():
     for epsilon, iterations in ((0.0, 5), (0.1, 0)):
         with pytest.raises(InputError):
             sinkhorn(batch, epsilon, iterations)
+
+
+def test_the_matching_cost_finds_the_permutation_and_its_gradient_leaves_the_plan_alone():
+    t, s, far = (torch.nn.functional.normalize(cost(k, 6, 16) - 0.5) for k in range(3))
+    assert float(matching_cost(t[[3, 0, 5, 1, 4, 2]], t, 0.01, 200)) < 1e-3, "equal sets in another order cost nothing"
+    assert float(matching_cost(s, t, 0.01, 200)) > 0.1
+    far.requires_grad_(True)
+    [slope] = torch.autograd.grad(matching_cost(far, t, 0.1, 200), far)
+    plan = sinkhorn((1 - t @ far.T).detach(), 0.1, 200)
+    torch.testing.assert_close(slope, -plan.T @ t)

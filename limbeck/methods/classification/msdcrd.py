@@ -24,9 +24,9 @@ from limbeck.core.method import Clock, Count, Method, NonNegative, Positive, Wei
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Images
 from limbeck.errors import InputError
-from limbeck.losses.contrastive import info_nce
+from limbeck.losses.contrastive import channel_contrast, sample_contrast
 from limbeck.losses.divergence import distil_kl
-from limbeck.methods.classification._shared import as_map, tap
+from limbeck.methods.classification._shared import as_map, map_shapes, tap
 
 CARD = Card(
     key="msdcrd",
@@ -61,17 +61,6 @@ def windows(feature: Tensor, kernel: tuple[int, int]) -> Tensor:
     return F.avg_pool2d(feature, kernel, stride).flatten(2).mT.flatten(0, 1)
 
 
-def sample_contrast(u: Tensor, v: Tensor, image: Tensor, agrees: Tensor, t: float) -> Tensor:
-    """InfoNCE (N,) of windows (N, C), (N, C); negatives are windows of other images (N,) in the same category (N,)."""
-    mask = (image[:, None] != image) & (agrees[:, None] == agrees)
-    return info_nce(F.normalize(u, dim=1), F.normalize(v, dim=1), t, mask)
-
-
-def channel_contrast(u: Tensor, v: Tensor, t: float) -> Tensor:
-    """InfoNCE (C,) of the channels of windows (N, C), (N, C); the other channels are negatives."""
-    return info_nce(F.normalize(u.T, dim=1), F.normalize(v.T, dim=1), t)
-
-
 class MSDCRD(Method):
     """Contrast of local samples and of channels at several scales, beside labels and soft labels."""
 
@@ -99,10 +88,7 @@ class MSDCRD(Method):
         freeze(self.teacher)
         self.stage_tap = tap(self.teacher, self.stage or self.teacher.stages[-1], "stage")
         self.guided_tap = tap(self.student, self.guided or self.student.stages[-1], "guided")
-        (c, h, w), (C, H, W) = (
-            as_map(torch.empty(1, *taps.shapes(model, model.example)[0])).shape[1:]
-            for taps, model in ((self.guided_tap, self.student), (self.stage_tap, self.teacher))
-        )
+        [(c, h, w)], [(C, H, W)] = map_shapes(self.guided_tap, self.student), map_shapes(self.stage_tap, self.teacher)
         if (wide := self.teacher.get_submodule(self.teacher.head).in_features) != C:
             raise InputError("stage", self.stage_tap.paths[0], f"has {C} channels; name a layer of {wide}, as the head")
         self.size = min(h, H), min(w, W)  # the finest grid that both have

@@ -28,7 +28,7 @@ from limbeck.core.modules import Taps, freeze, gather
 from limbeck.data.batches import Images
 from limbeck.losses.contrastive import nce_bank
 from limbeck.losses.divergence import distil_kl
-from limbeck.losses.transport import sinkhorn, transport_cost
+from limbeck.losses.transport import matching_cost
 from limbeck.models.classifier import Classifier
 
 CARD = Card(
@@ -50,12 +50,6 @@ CARD = Card(
     "network, each with the other's queries, and a normaliser from the first batch. Negatives are drawn from all other "
     "samples, whatever their class; they are as many as the training set has when that is fewer.",
 )
-
-
-def local_cost(student: Tensor, teacher: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """L_LCKT of unit embeddings (B, D), (B, D): a scalar; the plan is constant."""
-    cost = 1 - teacher @ student.T
-    return transport_cost(cost, sinkhorn(cost.detach(), epsilon, iterations))
 
 
 class WCoRD(Method):
@@ -120,7 +114,7 @@ class WCoRD(Method):
             "ce": F.cross_entropy(z_s, batch.y),
             "kd": self.kd * distil_kl(z_s, z_t, 4.0).mean(),
             "global": self.global_weight * (one + other).mean(),
-            "local": self.local_weight * local_cost(s, t, self.epsilon, self.iterations),
+            "local": self.local_weight * matching_cost(s, t, self.epsilon, self.iterations),
         })  # fmt: skip
         rows = gather(batch.index)
         for memory, now in ((self.student_memory, gather(s)), (self.teacher_memory, gather(t))):
