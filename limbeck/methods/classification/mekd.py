@@ -54,8 +54,10 @@ CARD = Card(
 
 
 def code(logits: Tensor, tau: float) -> Tensor:
-    """A response as the generator's input, (B, K) -> (B, K): p = softmax(logits / tau), shifted and scaled for all
-    alike so that the uniform response is zero and a one-hot one has unit variance over the classes."""
+    """The response softmax(logits / tau) as the generator's input, (B, K) -> (B, K).
+
+    Shifted and scaled alike for all: the uniform response is zero, a one-hot one has unit variance over the classes.
+    """
     K = logits.shape[1]
     return (soft_log(logits, tau).exp() - 1 / K) / ((1 / K) * (1 - 1 / K)) ** 0.5
 
@@ -95,7 +97,6 @@ class MEKD(Method):
         self.register_buffer("queries", torch.zeros((), dtype=torch.int64, device=device))
 
     def players(self) -> dict[str, list[nn.Parameter]]:
-        """Student, generator and discriminator, each with its own optimiser."""
         return {name: list(getattr(self, name).parameters()) for name in ("student", "generator", "discriminator")}
 
     @torch.no_grad()
@@ -125,23 +126,16 @@ class MEKD(Method):
 
     def deprivatise(self, real: Tensor, c: Tensor) -> Generator[Update, bool, None]:
         """One step of stage 1: discriminator, student, generator."""
-        x = self.generator(c)
+        x, D = self.generator(c), self.discriminator
         seen = x.detach()
-        yield Update(
-            {
-                "real": nonsaturating(self.discriminator(real), real=True).mean(),
-                "fake": nonsaturating(self.discriminator(seen), real=False).mean(),
-            },
-            "discriminator",
-        )
+        judged = nonsaturating(D(real), real=True), nonsaturating(D(seen), real=False)
+        yield Update({"real": judged[0].mean(), "fake": judged[1].mean()}, "discriminator")
         yield Update({"kl": distil_kl(self.student(seen), self.ask(seen), self.tau).mean()})
         log_p = soft_log(self.student(x))
         mean = log_p.exp().mean(0)
-        yield Update(
-            {
-                "fooled": nonsaturating(self.discriminator(x), real=True).mean(),
-                "confidence": self.confidence * entropy(log_p).mean(),
-                "balance": -self.balance * entropy(mean.clamp_min(1e-12).log()),
-            },
-            "generator",
-        )
+        terms = {
+            "fooled": nonsaturating(D(x), real=True).mean(),
+            "confidence": self.confidence * entropy(log_p).mean(),
+            "balance": -self.balance * entropy(mean.clamp_min(1e-12).log()),
+        }
+        yield Update(terms, "generator")
