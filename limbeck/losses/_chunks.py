@@ -1,0 +1,409 @@
+"""The engine of ``losses/vocabulary.py``: one sweep over the tokens that never holds all logits.
+
+A chunk of tokens is multiplied with the output heads, its losses and the gradient at its logits are computed in place,
+and that gradient is multiplied back at once: when the forward ends, the gradients of hidden states and head are ready.
+Chunks are as long as the matrix products need, the blocks of a chunk as short as the processor's cache wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from limbeck.errors import InputError
+from limbeck.losses._numeric import product, wide
+
+CHUNK, BLOCK = 24 << 20, 3 << 19
+"""Bytes of the logits of a chunk and of a block, on a processor."""
+ACCELERATOR = 512 << 20
+"""Bytes of both elsewhere: a launch costs more than a pass."""
+IGNORED = -100
+INFINITE = 1e30
+"""What no finite value reaches: a word that the other side lacks stands at the lowest finite number."""
+
+
+class Words(NamedTuple):
+    """The word distributions of a language model, not yet evaluated: hidden states and the head that reads them."""
+
+    hidden: Tensor
+    """(..., D) last hidden states; with ``weight`` None, the logits themselves (..., V)."""
+    weight: Tensor | None
+    """(V, D) output head, a leaf or not; it may have more rows than there are words."""
+    bias: Tensor | None = None
+    """(V,)."""
+    scale: float = 1.0
+    """Logits are multiplied by it."""
+    softcap: float | None = None
+    """``cap tanh(logits / cap)``, after the scale."""
+    size: int | None = None
+    """Number of words, V when None: the columns behind it are padding, which no distribution sees."""
+
+    @property
+    def words(self) -> int:
+        """Number of words.
+
+        Raises:
+            InputError: when the head has fewer rows.
+        """
+        rows = self.hidden.shape[-1] if self.weight is None else len(self.weight)
+        if self.size is not None and not 0 < self.size <= rows:
+            raise InputError("size", self.size, f"must be in 1 to {rows}, the rows of the head")
+        return rows if self.size is None else self.size
+
+    def logits(self) -> Tensor:
+        """(..., size) in float32 at least, all at once: the plain form. Padding is left out, as if ``-inf``."""
+        words = self.words
+        if self.weight is None:
+            z = wide(self.hidden[..., :words])
+        else:
+            dtype = multiplied_in(self)
+            z = wide(product(self.hidden.to(dtype), self.weight[:words].to(dtype).T))
+            z = z if self.bias is None else z + self.bias[:words].to(z)
+        z = z * self.scale
+        return z if self.softcap is None else self.softcap * (z / self.softcap).tanh()
+
+    def log_probs(self, tau: float = 1.0) -> Tensor:
+        """(..., size) natural log-probabilities of ``logits / tau``."""
+        return (self.logits() / tau).log_softmax(-1)
+
+    def rows(self, keep: Tensor) -> Words:
+        """(N, D): the tokens of a mask of the leading shape, or of indices into the tokens laid end to end."""
+        return self._replace(hidden=cut(self.hidden, keep, 1))
+
+
+class TopK(NamedTuple):
+    """The k likeliest words of each token, as a store keeps them."""
+
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
+    """(..., k) int64, no word twice in a row."""
+    log_prob: Tensor
+    """(..., k) natural, at temperature 1."""
+    size: int
+    """Number of words."""
+    tail: Literal["uniform", "none"] = "uniform"
+    """``uniform`` spreads the mass that is left evenly over the other words; ``none`` renormalises the k."""
+
+    def log_probs(self, tau: float = 1.0) -> Tensor:
+        """(..., size), dense: the plain form."""
+        room = self.log_prob.new_empty((*self.index.shape[:-1], self.size), dtype=wide(self.log_prob).dtype)
+        return (self.fill(room) / tau).log_softmax(-1)
+
+    def fill(self, room: Tensor) -> Tensor:
+        """Write log-probabilities, up to a constant a row, into ``room`` (..., size)."""
+        log_prob, k = wide(self.log_prob), self.index.shape[-1]
+        left = (1 - log_prob.exp().sum(-1, keepdim=True)).clamp_min(0) / max(self.size - k, 1)
+        room.copy_((left if self.tail == "uniform" else torch.zeros_like(left)).log().expand_as(room))
+        return room.scatter_(-1, self.index, log_prob.to(room))
+
+    def rows(self, keep: Tensor) -> TopK:
+        """(N, k): as ``Words.rows``."""
+        return self._replace(index=cut(self.index, keep, 1), log_prob=cut(self.log_prob, keep, 1))
+
+
+class Sampled(NamedTuple):
+    """Words drawn from each token's distribution: ``E[sum_i weight_i onehot(index_i)] = p``, at temperature 1."""
+
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
+    """(..., k) int64; a word may come twice."""
+    weight: Tensor
+    """(..., k)."""
+    size: int
+    """Number of words."""
+
+    def probs(self) -> Tensor:
+        """(..., size), dense: an unbiased estimate of p, not a distribution."""
+        room = torch.zeros((*self.index.shape[:-1], self.size), dtype=torch.float32, device=self.index.device)
+        return room.scatter_add_(-1, self.index, self.weight.to(room))
+
+    def rows(self, keep: Tensor) -> Sampled:
+        """(N, k): as ``Words.rows``."""
+        return self._replace(index=cut(self.index, keep, 1), weight=cut(self.weight, keep, 1))
+
+
+Signal = Words | TopK | Sampled
+Objective = Callable[..., Tensor]
+
+
+class InPlace:
+    """An objective whose gradient at the student's logits is known: ``__call__`` is its definition."""
+
+    linear = False
+    """Whether the gradient is linear in the teacher's probabilities, so that drawn words will do."""
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """Log-probabilities of teacher and student, (n, V) and (n, V) -> (n,)."""
+        raise NotImplementedError
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """The values (n,); ``q`` becomes their gradient at the logits of the student.
+
+        Args:
+            p: (n, V) log-probabilities of the teacher; overwritten. No ``-inf``: the lowest finite number instead.
+            q: (n, V) of the student, the same.
+            room: (3, n, V) to work in.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a sweep needs to know, cut to the N tokens that count."""
+
+    objective: Objective
+    teacher: Signal
+    student: Words
+    weight: Tensor
+    """(N,)."""
+    extra: tuple[Tensor, ...]
+    tau: float
+    labels: Tensor | None
+    label_weight: Tensor | None
+    dtypes: tuple[torch.dtype, torch.dtype]
+    """What the heads of teacher and student are multiplied in."""
+    wanted: tuple[bool, bool, bool, bool]
+    """Whether a gradient is wanted for the student's hidden states, weight, bias, and the teacher's hidden states."""
+
+
+class Swept(NamedTuple):
+    """Per-token values and the gradients of ``sum(weight values) + sum(label_weight ces)``, None when not wanted."""
+
+    values: Tensor
+    ces: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+
+def cut(x: Tensor, keep: Tensor, tail: int) -> Tensor:
+    """Rows of ``x`` (..., *tail axes) by a mask of its leading shape or by indices into its tokens."""
+    if keep.dtype == torch.bool and keep.shape != x.shape[: x.ndim - tail]:
+        raise InputError("keep", tuple(keep.shape), f"must have the shape of the tokens, {tuple(x.shape[:-tail])}")
+    flat = x.reshape(-1, *x.shape[x.ndim - tail :])
+    return flat[keep.flatten()] if keep.dtype == torch.bool else flat.index_select(0, keep)
+
+
+def multiplied_in(words: Words) -> torch.dtype:
+    """Autocast's dtype where it is on, else the wider one of hidden states and head."""
+    device = words.hidden.device.type
+    own = words.hidden.dtype
+    own = own if words.weight is None else torch.promote_types(own, words.weight.dtype)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and own != torch.float64 else own
+
+
+def lengths(tokens: int, words: int, device: torch.device) -> tuple[int, int]:
+    """Tokens of a chunk and of a block."""
+    chunk, block = (CHUNK, BLOCK) if device.type == "cpu" else (ACCELERATOR, ACCELERATOR)
+    chunk = min(max(chunk // (4 * words), 1), max(tokens, 1))
+    return chunk, min(max(block // (4 * words), 1), chunk)
+
+
+def sweep(job: Job) -> Swept:
+    """Go through the tokens once."""
+    student, teacher, words = job.student, job.teacher, job.student.words
+    device, n = student.hidden.device, len(student.hidden)
+    kind = torch.float64 if job.dtypes[1] == torch.float64 else torch.float32
+    chunk, block = lengths(n, words, device)
+    live = isinstance(teacher, Words)
+    q = torch.empty((chunk, words), dtype=kind, device=device)
+    p = torch.empty((chunk if live else block, words), dtype=kind, device=device)
+    room = torch.empty((3, block, words), dtype=kind, device=device)
+    values, ces = torch.zeros((2, n), dtype=kind, device=device)
+    grads = [_Gradient(student, job.dtypes[1], job.wanted[:3], kind)]
+    if isinstance(teacher, Words) and job.wanted[3]:
+        grads.append(_Gradient(teacher, job.dtypes[0], (True, False, False), kind))
+    for begin in range(0, n, chunk):
+        end = min(begin + chunk, n)
+        write(student, q, begin, end, job.dtypes[1])
+        if isinstance(teacher, Words):
+            write(teacher, p, begin, end, job.dtypes[0])
+        for first in range(begin, end, block):
+            at = slice(first, min(first + block, end))
+            here, m = slice(at.start - begin, at.stop - begin), at.stop - at.start
+            if isinstance(teacher, TopK):
+                TopK(teacher.index[at], teacher.log_prob[at], teacher.size, teacher.tail).fill(p[:m])
+            values[at], ces[at] = _block(job, at, p[here] if live else p[:m], q[here], room[:, :m])
+        for gradient, z in zip(grads, (q, p)):
+            gradient.add(z[: end - begin], begin, end)
+    found = [*grads[0].done(), grads[1].done()[0] if len(grads) > 1 else None]
+    return Swept(values, ces, tuple(found))
+
+
+def write(words: Words, room: Tensor, begin: int, end: int, dtype: torch.dtype) -> None:
+    """Logits of some tokens into the first rows of ``room``, with bias, scale and cap."""
+    room = room[: end - begin]
+    hidden = words.hidden[begin:end]
+    if words.weight is None:
+        room.copy_(hidden[:, : words.words])
+    elif dtype == room.dtype:
+        torch.mm(hidden.to(dtype), words.weight[: words.words].to(dtype).T, out=room)
+    else:
+        room.copy_(hidden.to(dtype) @ words.weight[: words.words].to(dtype).T)
+    if words.bias is not None:
+        room.add_(words.bias[: words.words].to(room))
+    if words.scale != 1:
+        room.mul_(words.scale)
+    if words.softcap is not None:
+        room.div_(words.softcap).tanh_().mul_(words.softcap)
+
+
+def _block(job: Job, at: slice, p: Tensor, q: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and cross-entropies of a block; ``q``, and ``p`` where wanted, become the gradient at the logits.
+
+    Args:
+        job: the job.
+        at: the block's tokens.
+        p: (n, V) logits of the teacher; unused when it was sampled.
+        q: (n, V) logits of the student.
+        room: (3, n, V).
+    """
+    teacher, tau, weight = job.teacher, job.tau, job.weight[at, None].to(q) / job.tau
+    slope = _slope(job.student, q)
+    ces, ce_gradient = q.new_zeros(len(q)), None
+    if job.labels is not None and job.label_weight is not None:
+        labels = job.labels[at, None]
+        blank, labels = labels == IGNORED, labels.clamp_min(0)
+        label_weight = job.label_weight[at, None].to(q).masked_fill(blank, 0)
+        ce_gradient = q.log_softmax(-1)
+        ces = -ce_gradient.gather(-1, labels).masked_fill(blank, 0)[:, 0]
+        ce_gradient.exp_().mul_(label_weight).scatter_add_(-1, labels, -label_weight)
+    if job.wanted[3] or not isinstance(job.objective, InPlace):
+        p_slope = _slope(teacher, p) if job.wanted[3] and isinstance(teacher, Words) else None
+        values = _any(job, at, p, q)
+        if job.wanted[3]:
+            p.mul_(weight)
+            if p_slope is not None:
+                p.mul_(p_slope)
+    elif isinstance(teacher, Sampled):
+        _log_softmax(q, tau, job.student)
+        values = _sampled(teacher.index[at], teacher.weight[at].to(q), q)
+    else:
+        _log_softmax(q, tau, job.student)
+        _log_softmax(p, tau, teacher)
+        values = job.objective.in_place(p, q, room)
+        values.masked_fill_(values > INFINITE, torch.inf)
+    q.mul_(weight)
+    if ce_gradient is not None:
+        q.add_(ce_gradient)
+    if slope is not None:
+        q.mul_(slope)
+    return values, ces
+
+
+def _slope(words: Words, z: Tensor) -> Tensor | None:
+    """The derivative of the cap at capped logits, ``1 - (z / cap)^2``."""
+    return None if words.softcap is None else z.div(words.softcap).square_().neg_().add_(1)
+
+
+def _any(job: Job, at: slice, p: Tensor, q: Tensor) -> Tensor:
+    """Any objective, by autograd over the block."""
+    with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
+        z = q.detach().clone().requires_grad_(job.wanted[0] or job.wanted[1] or job.wanted[2])
+        y = p.detach().clone().requires_grad_(job.wanted[3])
+        values = job.objective(
+            (y / job.tau).log_softmax(-1), (z / job.tau).log_softmax(-1), *(x[at] for x in job.extra)
+        )
+        if values.shape != q.shape[:1]:
+            raise InputError("objective", tuple(values.shape), f"must return one value a token, {tuple(q.shape[:1])}")
+        roots = [(x, into) for x, into in ((z, q), (y, p)) if x.requires_grad]
+        if roots and values.requires_grad:
+            found = torch.autograd.grad(values.sum(), [x for x, _ in roots], allow_unused=True, materialize_grads=True)
+            for gradient, (_, into) in zip(found, roots):
+                torch.mul(gradient, job.tau, out=into)
+        else:
+            q.zero_()
+    return values.detach()
+
+
+def _sampled(index: Tensor, weight: Tensor, q: Tensor) -> Tensor:
+    """``- sum_i w_i q_{index_i}``; ``q`` becomes its gradient."""
+    values = -(weight * q.gather(-1, index)).sum(-1)
+    q.exp_().mul_(weight.sum(-1, keepdim=True)).scatter_add_(-1, index, -weight)
+    return values
+
+
+def _log_softmax(z: Tensor, tau: float, source: Signal) -> None:
+    """In place, of ``z / tau``; a masked word gets the lowest finite number, since 0 times that is 0."""
+    if tau != 1:
+        z.div_(tau)
+    torch.log_softmax(z, -1, out=z)
+    if not isinstance(source, Words) or source.weight is None:  # a head makes no -inf
+        z.clamp_(min=torch.finfo(z.dtype).min)
+
+
+class _Gradient:
+    """Sums what the logits of each chunk give the hidden states and the head."""
+
+    def __init__(self, words: Words, dtype: torch.dtype, wanted: tuple[bool, bool, bool], kind: torch.dtype) -> None:
+        self.words, self.dtype = words, dtype
+        self.hidden = torch.zeros_like(words.hidden) if wanted[0] else None
+        self.weight = None if words.weight is None or not wanted[1] else torch.zeros_like(words.weight, dtype=kind)
+        self.bias = None if words.bias is None or not wanted[2] else torch.zeros_like(words.bias, dtype=kind)
+
+    def add(self, z: Tensor, begin: int, end: int) -> None:
+        """The gradient at a chunk's scaled logits."""
+        V, head, hidden = self.words.words, self.words.weight, self.words.hidden[begin:end]
+        if self.words.scale != 1:
+            z.mul_(self.words.scale)
+        if head is None:
+            if self.hidden is not None:
+                self.hidden[begin:end, :V] = z
+            return
+        if self.bias is not None:
+            self.bias[:V] += z.sum(0)
+        z = z.to(self.dtype)
+        if self.hidden is not None:
+            self.hidden[begin:end] = z @ head[:V].to(self.dtype)
+        if self.weight is not None and self.dtype == self.weight.dtype:
+            self.weight[:V].addmm_(z.T, hidden.to(self.dtype))
+        elif self.weight is not None:
+            self.weight[:V] += z.T @ hidden.to(self.dtype)
+
+    def done(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """In the dtypes of what they belong to."""
+        head, bias = self.words.weight, self.words.bias
+        weight = None if self.weight is None or head is None else self.weight.to(head.dtype)
+        return self.hidden, weight, None if self.bias is None or bias is None else self.bias.to(bias.dtype)
+
+
+class Chunked(torch.autograd.Function):
+    """``(total, ce, values)`` with the gradient computed in the forward.
+
+    What is kept is the gradient of ``total + ce``. Where the two are not scaled alike afterwards, the backward sweeps
+    again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, job: Job, *inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs: the student's hidden states, weight and bias, and the teacher's hidden states, as in ``job``."""
+        found = sweep(job)
+        ctx.job = None if job.labels is None else job
+        ctx.save_for_backward(*found.gradients, *(() if job.labels is None else inputs))
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(found.values)
+        ce = found.ces if job.label_weight is None else job.label_weight.to(found.ces) * found.ces
+        return (job.weight.to(found.values) * found.values).sum(), ce.sum(), found.values
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients that the forward kept, scaled."""
+        total, ce, _ = grad_outputs
+        gradients, scale, job = ctx.saved_tensors[:4], total, ctx.job
+        if job is not None and not (total is not None and ce is not None and bool(total == ce)):
+            hidden, weight, bias, teacher = ctx.saved_tensors[4:]  # by way of torch, which sees if they have changed
+            job = replace(
+                job,
+                student=job.student._replace(hidden=hidden, weight=weight, bias=bias),
+                teacher=job.teacher if teacher is None else job.teacher._replace(hidden=teacher),
+                weight=job.weight * (0 if total is None else total),
+                label_weight=job.label_weight * (0 if ce is None else ce),
+            )
+            gradients, scale = sweep(job).gradients, None
+        if scale is not None and bool(scale != 1):
+            gradients = [None if g is None else g * scale.to(g) for g in gradients]
+        return None, *gradients

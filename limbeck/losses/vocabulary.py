@@ -1,0 +1,447 @@
+"""Divergences over the vocabulary of a language model, from hidden states and output heads.
+
+The logits of N tokens over V words take N V numbers, and a divergence computed plainly a dozen times that. Here tokens
+are taken in chunks, and the gradient is computed in the forward (the idea of Hsu et al., 2024, Liger Kernel,
+https://arxiv.org/abs/2410.10989), so that nothing of size N x V is held. Softmax is in float32. Which equation each
+objective computes is said in ``losses/divergence.py``, whose functions are what it calls and what its fast gradient
+equals; any other function of log-probabilities is an objective too, by autograd in each chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from limbeck.errors import InputError
+from limbeck.losses import divergence as dv
+from limbeck.losses._chunks import (
+    IGNORED,
+    Chunked,
+    InPlace,
+    Job,
+    Objective,
+    Sampled,
+    Signal,
+    TopK,
+    Words,
+    cut,
+    lengths,
+    multiplied_in,
+)
+
+__all__ = [
+    "JSD",
+    "CrossEntropy",
+    "Decoupled",
+    "ForwardKL",
+    "ReverseKL",
+    "Sampled",
+    "Signal",
+    "SkewKL",
+    "SkewReverseKL",
+    "TokenLoss",
+    "TopK",
+    "TotalVariation",
+    "Words",
+    "decoupled",
+    "sample_words",
+    "token_loss",
+    "top_k_words",
+    "word_entropy",
+    "word_log_probs",
+]
+
+
+class TokenLoss(NamedTuple):
+    """What ``token_loss`` found."""
+
+    total: Tensor
+    """``sum_n weight_n value_n``, with its gradient."""
+    values: Tensor
+    """The objective at each token, detached; 0 where the weight is 0."""
+    ce: Tensor | None
+    """``sum_n label_weight_n CE(label_n)`` at temperature 1, with its own gradient; None without labels."""
+
+
+def token_loss(
+    objective: Objective,
+    teacher: Signal,
+    student: Words,
+    weight: Tensor,
+    *extra: Tensor,
+    tau: float = 1.0,
+    labels: Tensor | None = None,
+    label_weight: Tensor | None = None,
+    teacher_gradient: bool = False,
+) -> TokenLoss:
+    """``sum_n weight_n objective(p_n, q_n)``, p the teacher and q the student, in chunks of tokens.
+
+    A mean is a weight: ``mask / mask.sum()``. The factor tau^2 is the caller's. Weigh ``total`` against ``ce`` through
+    the weights too: when the two are scaled unequally afterwards, the backward sweeps a second time.
+
+    Args:
+        objective: one of this module's, or ``(p, q, *extra) -> (n,)`` of natural log-probabilities (n, V) at ``tau``,
+            whose rows must not depend on each other. It may be called with any number of rows.
+        teacher: live words, or a stored signal. Gets no gradient unless ``teacher_gradient``.
+        student: its hidden states, head and bias get gradients where they ask for them.
+        weight: one a token, of the tokens' shape. Tokens of weight 0 are dropped first. Gets no gradient.
+        extra: more tensors that begin with the tokens' shape, handed to ``objective``. Get no gradient.
+        tau: temperature of both, > 0.
+        labels: int64 next words of the tokens' shape, -100 where there is none, for ``ce``.
+        label_weight: one a token; ``weight`` when None.
+        teacher_gradient: whether the hidden states of a live teacher get a gradient as well.
+
+    Raises:
+        InputError: for numbers of words or shapes that differ, a signal that the objective cannot use, labels that are
+            not words.
+    """
+    if not tau > 0:
+        raise InputError("tau", tau, "must be positive")
+    words, shape = student.words, student.hidden.shape[:-1]
+    _check(objective, teacher, words, tau, teacher_gradient)
+    for name, x in (
+        ("teacher", _leading(teacher)),
+        ("weight", weight),
+        ("labels", labels),
+        ("label_weight", label_weight),
+    ):
+        if x is not None and x.shape != shape:
+            raise InputError(name, tuple(x.shape), f"must have the tokens' shape, {tuple(shape)}")
+    label_weight = None if labels is None else (weight if label_weight is None else label_weight)
+    counts = weight != 0
+    if labels is not None and label_weight is not None:
+        counts = counts | ((label_weight != 0) & (labels != IGNORED))
+        _are_words(labels, words)
+    keep = counts.flatten().nonzero()[:, 0]
+    student, teacher, extra = (
+        student.rows(keep),
+        teacher.rows(keep),
+        tuple(cut(x, keep, x.ndim - len(shape)).detach() for x in extra),
+    )
+    live = teacher if isinstance(teacher, Words) else None
+    inputs = (student.hidden, student.weight, student.bias, live.hidden if live and teacher_gradient else None)
+    job = Job(
+        objective, teacher, student, cut(weight, keep, 0).detach(), extra, tau,
+        None if labels is None else cut(labels, keep, 0),
+        None if label_weight is None else cut(label_weight, keep, 0).detach(),
+        (multiplied_in(live or student), multiplied_in(student)),
+        (
+            torch.is_grad_enabled() and inputs[0].requires_grad,
+            torch.is_grad_enabled() and inputs[1] is not None and inputs[1].requires_grad,
+            torch.is_grad_enabled() and inputs[2] is not None and inputs[2].requires_grad,
+            torch.is_grad_enabled() and inputs[3] is not None and inputs[3].requires_grad,
+        ),
+    )  # fmt: skip
+    total, ce, found = Chunked.apply(job, *inputs)
+    values = found.new_zeros(counts.numel()).index_copy_(0, keep, found.masked_fill(job.weight == 0, 0))
+    return TokenLoss(total, values.view(shape), None if labels is None else ce)
+
+
+@dataclass(frozen=True)
+class ForwardKL(InPlace):
+    """``KL(p || q)``. With drawn words the value is the cross-entropy: its gradient is the same."""
+
+    linear = True
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """(n, V), (n, V) -> (n,)."""
+        return dv.kl(p, q)
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """``q - p``."""
+        mass = torch.softmax(p, -1, out=room[0])
+        value = torch.linalg.vecdot(mass, p.sub_(q))
+        torch.softmax(q, -1, out=q).sub_(mass)
+        return value
+
+
+@dataclass(frozen=True)
+class CrossEntropy(InPlace):
+    """``- sum_k p_k log q_k = KL(p || q) + H(p)``."""
+
+    linear = True
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """(n, V), (n, V) -> (n,)."""
+        return dv.cross_entropy(p, q)
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """``q - p``."""
+        mass = torch.softmax(p, -1, out=room[0])
+        value = -torch.linalg.vecdot(mass, q)
+        torch.softmax(q, -1, out=q).sub_(mass)
+        return value
+
+
+@dataclass(frozen=True)
+class ReverseKL(InPlace):
+    """``KL(q || p)``."""
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """(n, V), (n, V) -> (n,)."""
+        return dv.kl(q, p)
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """``q (log(q / p) - value)``."""
+        mass = torch.softmax(q, -1, out=room[0])
+        return _centre(q.sub_(p), mass)
+
+
+@dataclass(frozen=True)
+class JSD(InPlace):
+    """``beta KL(p || m) + (1 - beta) KL(q || m)``, ``m = beta p + (1 - beta) q``: GKD's, beta in (0, 1).
+
+    It vanishes at both ends, where ``ForwardKL`` (0) and ``ReverseKL`` (1) are its limits.
+    """
+
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        _inside("beta", self.beta, "the ends are ForwardKL() at 0 and ReverseKL() at 1")
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """(n, V), (n, V) -> (n,)."""
+        return dv.generalised_jsd(p, q, self.beta)
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """``(1 - beta) q (log(q / m) - KL(q || m))``."""
+        p_mass, q_mass, m = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1]), room[2]
+        _log(torch.lerp(q_mass, p_mass, self.beta, out=m))
+        value = self.beta * torch.linalg.vecdot(p_mass, p.sub_(m))
+        q.sub_(m).mul_(1 - self.beta)
+        return value + _centre(q, q_mass)
+
+
+@dataclass(frozen=True)
+class SkewKL(InPlace):
+    """``KL(p || alpha p + (1 - alpha) q)``: DistiLLM's, alpha in (0, 1) weighs the teacher; ``ForwardKL`` at 0."""
+
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        _inside("alpha", self.alpha, "at 0 it is ForwardKL(), at 1 nothing")
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """(n, V), (n, V) -> (n,)."""
+        return dv.skewed_kl(p, q, self.alpha)
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """``(1 - alpha) q (sum_k q p / m - p / m)``."""
+        p_mass, q_mass, m = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1]), room[2]
+        torch.lerp(q_mass, p_mass, self.alpha, out=m).clamp_(min=torch.finfo(m.dtype).tiny)
+        torch.div(p_mass, m, out=q).mul_(self.alpha - 1)
+        value = torch.linalg.vecdot(p_mass, p.sub_(m.log_()))
+        _centre(q, q_mass)
+        return value
+
+
+@dataclass(frozen=True)
+class SkewReverseKL(InPlace):
+    """``KL(q || (1 - alpha) p + alpha q)``: DistiLLM's, alpha in (0, 1) weighs the student; ``ReverseKL`` at 0."""
+
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        _inside("alpha", self.alpha, "at 0 it is ReverseKL(), at 1 nothing")
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """(n, V), (n, V) -> (n,)."""
+        return dv.skewed_reverse_kl(p, q, self.alpha)
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """``q (g - sum_k q g)`` with ``g = log(q / m) - alpha q / m``."""
+        p_mass, q_mass, m = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1]), room[2]
+        torch.lerp(p_mass, q_mass, self.alpha, out=m).clamp_(min=torch.finfo(m.dtype).tiny)
+        torch.div(q_mass, m, out=p)
+        q.sub_(m.log_())
+        value = torch.linalg.vecdot(q_mass, q)
+        _centre(q.sub_(p, alpha=self.alpha), q_mass)
+        return value
+
+
+@dataclass(frozen=True)
+class TotalVariation(InPlace):
+    """``1/2 sum_k |p_k - q_k|``."""
+
+    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
+        """(n, V), (n, V) -> (n,)."""
+        return dv.total_variation(p, q)
+
+    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+        """``q (s - sum_k q s)`` with ``s = sign(q - p) / 2``."""
+        p_mass, q_mass = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1])
+        value = torch.sub(q_mass, p_mass, out=p).abs().sum(-1) / 2
+        _centre(torch.sign(p, out=q).div_(2), q_mass)
+        return value
+
+
+def decoupled(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """``KL(p || q) = TCKD + (1 - p_y) NCKD`` (DKD: Zhao et al., 2022), https://arxiv.org/abs/2203.08679.
+
+    TCKD compares the label's mass with the rest's, NCKD the distributions over the other words, each renormalised.
+
+    Args:
+        p: (..., V) log-probabilities, the teacher's.
+        q: (..., V) log-probabilities, the student's.
+        labels: (...) int64; where negative, both parts are 0.
+
+    Returns:
+        TCKD and NCKD, (...) each.
+    """
+    at = labels.clamp_min(0).unsqueeze(-1)
+
+    def split(x: Tensor) -> tuple[Tensor, Tensor]:
+        rest = x.scatter(-1, at, -torch.inf)
+        mass = rest.logsumexp(-1, keepdim=True)
+        return torch.cat([x.gather(-1, at), mass], -1), rest - mass
+
+    (p_two, p_rest), (q_two, q_rest) = split(p), split(q)
+    blank = labels < 0
+    return dv.kl(p_two, q_two).masked_fill(blank, 0), dv.kl(p_rest, q_rest).masked_fill(blank, 0)
+
+
+class Decoupled:
+    """``a TCKD + b NCKD`` a token: its extra tensors are the labels, a and b, each of the tokens' shape."""
+
+    def __call__(self, p: Tensor, q: Tensor, labels: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """(n, V), (n, V), (n,), (n,), (n,) -> (n,)."""
+        target, rest = decoupled(p, q, labels)
+        return a * target + b * rest
+
+
+@torch.no_grad()
+def top_k_words(
+    words: Words, k: int, chunk: int | None = None, *, tail: Literal["uniform", "none"] = "uniform"
+) -> TopK:
+    """The k likeliest words of each token, in chunks of ``chunk`` tokens (by memory when None).
+
+    Raises:
+        InputError: when ``k`` is not in 1 to the number of words.
+    """
+    V, shape = words.words, words.hidden.shape[:-1]
+    if not 1 <= k <= V:
+        raise InputError("k", k, f"must be in 1 to {V}")
+    found = [q.topk(k, -1) for q in _log_prob_chunks(words, chunk)]
+    value, index = (torch.cat(x).view(*shape, k) for x in zip(*found))
+    return TopK(index, value, V, tail)
+
+
+@torch.no_grad()
+def sample_words(words: Words, k: int, generator: torch.Generator | None = None, chunk: int | None = None) -> Sampled:
+    """k words of each token with weight 1/k, by systematic sampling: word w comes floor or ceil of ``k p_w`` times.
+
+    Each is drawn from p by one shift of k evenly spaced points of the cumulated distribution, which is unbiased and
+    varies less than independent draws; the weights of a token sum to one.
+
+    Raises:
+        InputError: when ``k`` is not positive.
+    """
+    V, shape = words.words, words.hidden.shape[:-1]
+    if k < 1:
+        raise InputError("k", k, "must be positive")
+    device = words.hidden.device
+    points = torch.arange(k, dtype=torch.float64, device=device)
+    drawn: list[Tensor] = []
+    for q in _log_prob_chunks(words, chunk):
+        shift = torch.rand((len(q), 1), dtype=torch.float64, generator=generator, device=device)
+        below = q.double().exp().cumsum(-1)
+        drawn.append(torch.searchsorted(below, (points + shift) / k * below[:, -1:], right=True).clamp_max(V - 1))
+    index = torch.cat(drawn).view(*shape, k)
+    return Sampled(index, torch.full_like(index, 1 / k, dtype=torch.float32), V)
+
+
+def word_log_probs(words: Words, labels: Tensor, tau: float = 1.0) -> Tensor:
+    """``log q_n(label_n)``, differentiable and in chunks: (...) int64 -> (...); 0 where the label is -100.
+
+    The logits of a chunk are computed a second time in the backward.
+
+    Raises:
+        InputError: for labels that are not words or not of the tokens' shape.
+    """
+    if labels.shape != words.hidden.shape[:-1]:
+        raise InputError(
+            "labels", tuple(labels.shape), f"must have the tokens' shape, {tuple(words.hidden.shape[:-1])}"
+        )
+    _are_words(labels, words.words)
+    flat = labels.flatten()
+
+    def chosen(q: Tensor, at: slice) -> Tensor:
+        return q.gather(-1, flat[at, None].clamp_min(0))[:, 0].masked_fill(flat[at] == IGNORED, 0)
+
+    return _token_values(words, tau, chosen).view(labels.shape)
+
+
+def word_entropy(words: Words, tau: float = 1.0) -> Tensor:
+    """``H(q_n)`` in nats, differentiable and in chunks as ``word_log_probs``: -> (...)."""
+    return _token_values(words, tau, lambda q, _: dv.entropy(q)).view(words.hidden.shape[:-1])
+
+
+def _token_values(words: Words, tau: float, f: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """``f`` of the log-probabilities of each chunk, recomputed in the backward: -> (N,)."""
+    flat = words.hidden.flatten(0, -2)
+
+    def part(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, at: slice) -> Tensor:
+        return f(words._replace(hidden=hidden[at], weight=weight, bias=bias).log_probs(tau), at)
+
+    step, _ = lengths(len(flat), words.words, flat.device)
+    spans = [slice(begin, begin + step) for begin in range(0, len(flat), step)]
+    done = [checkpoint(part, flat, words.weight, words.bias, at, use_reentrant=False) for at in spans]
+    return torch.cat(done) if done else flat.new_zeros(0)
+
+
+def _log_prob_chunks(words: Words, chunk: int | None) -> Iterator[Tensor]:
+    """(n, V) a chunk."""
+    flat = words.hidden.flatten(0, -2)
+    step = chunk or lengths(len(flat), words.words, flat.device)[0]
+    for begin in range(0, max(len(flat), 1), step):
+        yield words._replace(hidden=flat[begin : begin + step]).log_probs()
+
+
+def _centre(g: Tensor, mass: Tensor) -> Tensor:
+    """``g`` becomes ``q (g - sum_k q g)``, a gradient at probabilities taken to logits; returns the sum."""
+    mean = torch.linalg.vecdot(mass, g)
+    g.sub_(mean[:, None]).mul_(mass)
+    return mean
+
+
+def _log(mass: Tensor) -> Tensor:
+    """In place; of a mass that underflowed, the logarithm of the smallest number: it is multiplied by 0 later."""
+    return mass.clamp_(min=torch.finfo(mass.dtype).tiny).log_()
+
+
+def _inside(name: str, value: float, fix: str) -> None:
+    if not 0 < value < 1:
+        raise InputError(name, value, f"must be between 0 and 1; {fix}")
+
+
+def _leading(signal: Signal) -> Tensor:
+    """Something of the tokens' shape."""
+    return (signal.hidden if isinstance(signal, Words) else signal.index)[..., 0]
+
+
+def _are_words(labels: Tensor, words: int) -> None:
+    real = labels[labels != IGNORED]
+    if real.numel() and (int(real.min()) < 0 or int(real.max()) >= words):
+        span = f"{int(real.min())} to {int(real.max())}"
+        raise InputError("labels", span, f"must lie in 0 to {words - 1}, or be {IGNORED} where there is none")
+
+
+def _check(objective: Objective, teacher: Signal, words: int, tau: float, teacher_gradient: bool) -> None:
+    """Refuse what would train towards something else."""
+    theirs = teacher.words if isinstance(teacher, Words) else teacher.size
+    if theirs != words:
+        fix = f"must be the student's, {words}: say with size= how many rows of a padded head are words"
+        raise InputError("teacher's number of words", theirs, fix)
+    if teacher_gradient and not isinstance(teacher, Words):
+        raise InputError("teacher_gradient", True, "needs a live teacher, not a stored signal")
+    if isinstance(teacher, Sampled):
+        if not (isinstance(objective, InPlace) and objective.linear):
+            fix = "is not linear in the teacher: drawn words serve ForwardKL() and CrossEntropy(); store TopK or hidden"
+            raise InputError("objective", objective, fix)
+        if tau != 1:
+            raise InputError("tau", tau, "must be 1 with drawn words: they say what is likely at temperature 1")
