@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -13,6 +15,8 @@ from limbeck.run.outcome import Finding
 from limbeck.run.spec import RunSpec, make_spec, read_yaml
 
 __all__ = ["FitId", "Log", "RunFolder"]
+
+UNFINISHED = re.compile(r"^\.(.+)\.part-\d+$")  # what a process was writing when it was killed: see core.checkpoint
 
 
 class FitId(NamedTuple):
@@ -52,8 +56,10 @@ class RunFolder:
         """
         if self.run_file.exists():
             raise InputError("--out", str(self.root), "holds another run; `limbeck resume` it or name another folder")
-        ours = {self.environment.name, self.preflight.name, ".lock"}  # a run that was killed while it began
-        if self.root.exists() and not (self.root.is_dir() and {p.name for p in self.root.iterdir()} <= ours):
+        ours = {self.environment.name, self.preflight.name, self.run_file.name, ".lock"}  # of a run killed as it began
+        if self.root.exists() and not (
+            self.root.is_dir() and {UNFINISHED.sub(r"\1", p.name) for p in self.root.iterdir()} <= ours
+        ):
             raise InputError("--out", str(self.root), "is not an empty folder; name another")
 
     def begin(self, run_file: str, facts: Mapping[str, Any], findings: list[Finding]) -> None:
@@ -116,6 +122,11 @@ class RunFolder:
             raise InputError("folder", str(self.root), "is in use by another process; wait for it or end it") from None
         except OSError as error:
             raise InputError("folder", str(self.root), f"cannot be written ({error.strerror})") from None
+        for path in [path for path in self.root.rglob(".*.part-*") if UNFINISHED.match(path.name)]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Let others in."""

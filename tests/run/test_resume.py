@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from limbeck.core import checkpoint
 from limbeck.core.checkpoint import Checkpoint
 from limbeck.run import training
 from limbeck.run.folder import FitId, Log, RunFolder
@@ -139,6 +140,25 @@ def test_a_torn_line_of_the_log_is_forgotten(
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [*range(1, 13), *range(1, 13)]
     assert outcome.distilled[0].curve.steps == [4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    "file", ["environment.json", "preflight.json", "run.yaml", "arms/seed-0-control.json", "student", "report.json"]
+)
+def test_a_run_that_was_killed_in_the_middle_of_a_file_goes_on(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path, file: str
+) -> None:
+    def sync(path: Path) -> None:
+        if path.name.startswith(f".{Path(file).name}.part-"):
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_sync", sync)
+        with pytest.raises(Killed):
+            go(settings, tmp_path)
+    assert not (tmp_path / file).exists() and list(tmp_path.rglob(".*.part-*")), "it died there"
+    go(settings, tmp_path)
+    assert not list(tmp_path.rglob(".*.part-*")), "what it left unfinished is gone"
 
 
 def test_a_damaged_folder_is_said_in_one_line(
