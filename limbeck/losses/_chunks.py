@@ -201,7 +201,12 @@ def lengths(tokens: int, words: int, device: torch.device) -> tuple[int, int]:
 
 
 def sweep(job: Job) -> Swept:
-    """Go through the tokens once."""
+    """Go through the tokens once, in the precision that the job names whatever autocast says by now."""
+    with torch.autocast(job.student.hidden.device.type, enabled=False):
+        return _sweep(job)
+
+
+def _sweep(job: Job) -> Swept:
     student, teacher, words = job.student, job.teacher, job.student.words
     device, n = student.hidden.device, len(student.hidden)
     kind = torch.float64 if job.dtypes[1] == torch.float64 else torch.float32
@@ -299,7 +304,7 @@ def _slope(words: Words, z: Tensor) -> Tensor | None:
 
 def _any(job: Job, at: slice, p: Tensor, q: Tensor) -> Tensor:
     """Any objective, by autograd over the block."""
-    with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
+    with torch.enable_grad():
         z = q.detach().clone().requires_grad_(job.wanted[0] or job.wanted[1] or job.wanted[2])
         y = p.detach().clone().requires_grad_(job.wanted[3])
         values = job.objective(
