@@ -44,35 +44,20 @@ CARD = Card(
     "the distillation counts 7 times as much as it says (Delta 0.075), 19 times at 0.09. The fair baseline is SGD on "
     "the re-weighted sum; see the evidence.",
 )
-
-
 TERMS = ("task", "distil")
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
 class SplitSGD(torch.optim.Optimizer):
     """SGD with a momentum of its own for the gradient of each of two terms, ``task`` and ``distil``.
 
     Call ``collect(term)`` after each term's ``backward`` and ``step`` when both are in. A parameter that only one term
-    reaches has the plain momentum. Weight decay goes with the task's gradient, or with the only one.
-
-    Args:
-        params: parameters, or groups with their own ``lr``, ``momentum``, ``delta`` or ``weight_decay``.
-        lr: the learning rate.
-        momentum: mu.
-        delta: Delta, with 0 <= mu - Delta and mu + Delta < 1.
-        weight_decay: of the task's gradient.
-
-    Raises:
-        InputError: when a momentum would leave [0, 1).
+    reaches has the plain momentum mu. Weight decay goes with the task's gradient, or with the only one. Groups may have
+    their own ``lr``, ``momentum``, ``delta`` or ``weight_decay``; InputError when a momentum would leave [0, 1).
     """
 
     def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
-        momentum: float = 0.9,
-        delta: float = 0.075,
-        weight_decay: float = 0.0,
+        self, params: Params, lr: float, momentum: float = 0.9, delta: float = 0.075, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay})
         for group in self.param_groups:
@@ -125,11 +110,7 @@ class DOT(Method):
         freeze(self.teacher)
 
     def optimizers(self, make: MakeOptimizer) -> dict[str, torch.optim.Optimizer]:
-        """:class:`SplitSGD` with the groups, rates, momenta and weight decays of the SGD that is made.
-
-        Raises:
-            InputError: when it is not plain SGD.
-        """
+        """:class:`SplitSGD` with the groups, rates, momenta and weight decays of the plain SGD that is made."""
         made = make(self.players()["student"])
         if not isinstance(made, torch.optim.SGD):
             raise InputError("optimizer", type(made).__name__, "has no momentum to split; DOT takes SGD with momentum")
@@ -144,7 +125,5 @@ class DOT(Method):
         with torch.no_grad():
             t = self.teacher(batch.teacher_x)
         s = self.student(batch.x)
-        return {
-            "task": (1 - self.alpha) * F.cross_entropy(s, batch.y),
-            "distil": self.alpha * distil_kl(s, t, self.tau).mean(),
-        }
+        distil = self.alpha * distil_kl(s, t, self.tau).mean()
+        return {"task": (1 - self.alpha) * F.cross_entropy(s, batch.y), "distil": distil}
