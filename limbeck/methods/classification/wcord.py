@@ -85,19 +85,19 @@ class WCoRD(Method):
         self.taps = {name: Taps(model.head + ":in") for model, name in pairs}
         self.heads = nn.ModuleDict()
         for model, name in pairs:
-            [shape] = self.taps[name].shapes(model, model.example)
-            self.heads[name] = spectral_norm(nn.Linear(shape[-1], self.width, device=model.example.device))
-            memory = F.normalize(torch.randn(self.examples, self.width, device=model.example.device), dim=1)
+            [shape], device = self.taps[name].shapes(model, model.example), model.example.device
+            self.heads[name] = spectral_norm(nn.Linear(shape[-1], self.width, device=device))
+            memory = F.normalize(torch.randn(self.examples, self.width, device=device), dim=1)
             self.register_buffer(f"{name}_memory", memory)
-            self.register_buffer(f"{name}_log_z", torch.full((), torch.nan, device=model.example.device))
+            self.register_buffer(f"{name}_log_z", torch.full((), torch.nan, device=device))
 
     def contrast(self, u: Tensor, memory: Tensor, log_z: Tensor, index: Tensor) -> Tensor:
         """L_GCKT (B,) of unit queries (B, D) whose positives are their own rows of a memory (N, D)."""
-        N = len(memory)
-        drawn = torch.randint(max(N - 1, 1), (len(u), min(self.negatives, max(N - 1, 1))), device=u.device)
-        drawn = drawn + (drawn >= index[:, None])  # any row but the sample's own
+        N, rest = len(memory), max(len(memory) - 1, 1)
+        drawn = torch.randint(rest, (len(u), min(self.negatives, rest)), device=u.device)
+        drawn = (drawn + (drawn >= index[:, None])).clamp_max(N - 1)  # any row but the sample's own
         scores = u @ memory.T / self.t
-        others = scores.gather(1, drawn.clamp_max(N - 1))
+        others = scores.gather(1, drawn)
         if log_z.isnan():  # CRD: the critic's mean is 1 / N on the first batch
             log_z.copy_(others.detach().logsumexp((0, 1)) - math.log(others.numel()) + math.log(N))
         return nce_bank(scores.gather(1, index[:, None])[:, 0] - log_z, others - log_z, others.shape[1] / N)
