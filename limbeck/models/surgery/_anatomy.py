@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.errors import InputError
 from limbeck.models.causal_lm import CausalLM
 
-__all__ = ["config", "duplicate", "linears", "matrix", "plain", "refuse"]
+__all__ = ["config", "duplicate", "linears", "matrix", "plain", "refuse", "turned"]
 
 
 def refuse(model: CausalLM, why: str) -> NoReturn:
@@ -45,12 +45,19 @@ def linears(model: CausalLM) -> Iterator[tuple[str, nn.Module]]:
     """Every linear layer inside the blocks, with its path from ``model``: not the embeddings, norms and head."""
     for block in model.blocks:
         for path, module in model.get_submodule(block).named_modules():
-            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+            if isinstance(module, nn.Linear) or turned(module):
                 yield f"{block}.{path}", module
 
 
 def matrix(layer: nn.Module) -> Tensor:
-    """A linear layer's weight as (out, in): GPT-2 keeps it the other way around."""
+    """A linear layer's weight as (out, in)."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    return weight.T if type(layer).__name__ == "Conv1D" else weight
+    return weight.T if turned(layer) else weight
+
+
+def turned(layer: nn.Module) -> bool:
+    """Whether a layer holds its weight as (in, out), as GPT-2's do."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(layer, Conv1D)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from limbeck.errors import InputError
 from limbeck.models.causal_lm import CausalLM
-from limbeck.models.surgery._anatomy import linears, plain
+from limbeck.models.surgery._anatomy import linears, plain, turned
 
 __all__ = ["lora", "merge"]
 
@@ -33,7 +33,7 @@ def lora(
 
     if rank < 1:
         raise InputError("rank", rank, "must be at least 1")
-    known = {path.rpartition(".")[2]: type(layer).__name__ == "Conv1D" for path, layer in linears(model)}
+    known = {path.rpartition(".")[2]: turned(layer) for path, layer in linears(model)}
     for target in targets:
         if target not in known:
             raise InputError("targets", target, f"names no linear layer of a block; known: {', '.join(sorted(known))}")
