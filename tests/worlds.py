@@ -20,8 +20,12 @@ from limbeck.core.method import Method, Setting
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Batches
 from limbeck.data.images import ImageSet
+from limbeck.data.text import sorting
+from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
+from limbeck.models.causal_lm import CausalLM
 from limbeck.models.classifier import Classifier
 from limbeck.models.tiny import cnn
+from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama
 
 SHAPE, CLASSES = (3, 16, 16), ("ant", "bee", "cat", "dog", "eel", "fox")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
@@ -100,6 +104,82 @@ def _teacher(seed: int, number: int) -> Classifier:
     data = Batches(_images(seed)[0], 48, seed=number)
     for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(data)), 30):
         loss: Tensor = F.cross_entropy(teacher(batch.x), batch.y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return freeze(teacher)
+
+
+@dataclass(frozen=True)
+class LanguageWorld:
+    """Three digits to put in order, in bytes; every call and attribute is a pure function of the seed."""
+
+    seed: int
+    train: TokenSet
+    test: TokenSet
+    data: TokenBatches
+    teachers: tuple[CausalLM, ...]
+
+    def student(self, seed: int = 0) -> CausalLM:
+        """A fresh student, narrower and shallower than the teachers: width 16, two blocks, two heads."""
+        return _fresh_lm(1000 * self.seed + seed, 16, 2)
+
+    def batch(self, rows: int = 8) -> Any:
+        """The first rows of the training set, as one batch."""
+        return next(iter(self.data.plain(rows)))
+
+    def batches(self, batch: int, seed: int) -> TokenBatches:
+        """Fresh batches of the training set."""
+        return TokenBatches(self.train, batch, seed=seed, view=self.data.view)
+
+    def setting(self, steps: int = 3, folder: Path | None = None) -> Setting:
+        """What a run would hand to ``Method.distil``; with a folder, every fit keeps a checkpoint a step in it."""
+        seeds = itertools.count()
+
+        def run(method: Method, *, name: str = "fit", data: Iterable[Any] | None = None, steps: int = steps) -> None:
+            source = self.batches(self.data.batch, self.seed) if data is None else data
+            kept = Checkpoint(folder / name, every=1, seconds=0) if folder is not None else None
+            fit(method, source, SGD, steps=steps, checkpoint=kept)
+
+        data = self.batches(self.data.batch, self.seed)
+        return Setting(lambda: self.student(next(seeds)), copy.deepcopy(self.teachers), data, steps, run)
+
+
+def language_world(seed: int = 0, *, teachers: int = 1, batch: int = 16, crossed: bool = False) -> LanguageWorld:
+    """A world with its own copies. ``crossed``: the teacher has words of several bytes, the batches carry its view."""
+    train, test, seen = _text(seed, crossed)
+    trained = tuple(copy.deepcopy(_lm_teacher(seed, k, crossed)) for k in range(teachers))
+    return LanguageWorld(seed, train, test, TokenBatches(train, batch, seed=seed, view=seen), trained)
+
+
+@cache
+def _text(seed: int, crossed: bool) -> tuple[TokenSet, TokenSet, TokenSet | None]:
+    pair = sorting(160, digits=3, seed=seed)
+    train, test = (tokenise(part, byte_tokenizer(), 16, offsets=crossed) for part in pair)
+    return train, test, tokenise(pair.train, _pairs(seed), 16, offsets=True) if crossed else None
+
+
+@cache
+def _pairs(seed: int) -> Any:
+    """Words of one to three digits."""
+    return bpe_tokenizer((span.text for document in sorting(160, 3, seed).train.documents for span in document), 300)
+
+
+def _fresh_lm(seed: int, width: int, depth: int, tokenizer: Any = None) -> CausalLM:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return llama(width, depth, tokenizer or byte_tokenizer(), heads=2, context=64)
+
+
+@cache
+def _lm_teacher(seed: int, number: int, crossed: bool) -> CausalLM:
+    """Width 32, three blocks, two heads."""
+    train, _, seen = _text(seed, crossed)
+    teacher = _fresh_lm(1_000_000 + 1000 * seed + number, 32, 3, _pairs(seed) if crossed else None)
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-2)
+    data = TokenBatches(train if seen is None else seen, 48, seed=number)
+    for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(data)), 30):
+        loss = F.cross_entropy(teacher(batch).logits().flatten(0, 1), batch.y.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -37,6 +37,7 @@ class Card:
         signal: what is read from the teacher.
         loop: the shape of the procedure.
         needs: what the teacher must serve.
+        tokenizers: whether a language model's teacher may have another one.
         vanishes: terms that are zero, with zero gradient, when student and teacher are the same network.
         stationary: terms whose gradient is zero then, though their value is not.
         fidelity: ``paper`` when every equation is the source's; ``reconstruction`` when some had to be assumed.
@@ -55,8 +56,11 @@ class Card:
     teacher: Literal["none", "frozen", "online", "ensemble", "previous", "black_box", "trainable"]
     data: Literal["labelled", "unlabelled", "none"] = "labelled"
     signal: Literal["none", "logits", "features", "relations", "probabilities", "labels", "weights"]
-    loop: Literal["supervised", "self", "online", "alternating", "generations", "pipeline"] = "supervised"
-    needs: tuple[Literal["labels", "probabilities", "logits", "features", "input_gradients", "weights"], ...] = ()
+    loop: Literal["supervised", "self", "online", "alternating", "generations", "pipeline", "on_policy"] = "supervised"
+    needs: tuple[
+        Literal["labels", "probabilities", "logits", "features", "input_gradients", "weights", "topk", "text"], ...
+    ] = ()
+    tokenizers: Literal["same", "any"] = "same"
     vanishes: tuple[str, ...] = ()
     stationary: tuple[str, ...] = ()
     fidelity: Literal["paper", "reconstruction"] = "paper"

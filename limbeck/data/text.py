@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from limbeck.errors import InputError, brief, nearest
 
-__all__ = ["Document", "Span", "TextPair", "TextSet", "arithmetic", "load_text", "manual"]
+__all__ = ["Document", "Span", "TextPair", "TextSet", "arithmetic", "load_text", "manual", "sorting"]
 
 TEST_SHARE = 0.1  # where a source brings no test documents of its own
 PROMPTS = ("prompt", "instruction", "question", "input")
@@ -102,6 +102,7 @@ def load_text(reference: str, *, tokenizer: ChatTemplate | None = None, chars: i
         reference: one of
 
             - ``manual``: the language reference that comes with Python; ``arithmetic``: sums with their results;
+              ``sorting``: digits and the same ones in order;
             - a ``.txt`` file: documents are separated by blank lines where it has some, else it is one;
             - a ``.jsonl`` or ``.parquet`` file with ``text``; or ``prompt`` and ``completion`` (also
               ``instruction``/``question``/``input`` and ``response``/``answer``/``output``); or ``messages``, whose
@@ -121,6 +122,8 @@ def load_text(reference: str, *, tokenizer: ChatTemplate | None = None, chars: i
             pair = manual()
         case ["arithmetic"]:
             pair = arithmetic()
+        case ["sorting"]:
+            pair = sorting()
         case [one]:
             parts = _read(one, tokenizer)
             pair = TextPair(*parts) if isinstance(parts, tuple) else _split(parts)
@@ -165,6 +168,15 @@ def arithmetic(count: int = 4_000, largest: int = 99, seed: int = 0) -> TextPair
         for a, op, b in drawn.sample(tasks, min(count, len(tasks)))
     ]
     return _split(TextSet(tuple(documents), "arithmetic"))
+
+
+def sorting(count: int = 4_000, digits: int = 5, seed: int = 0) -> TextPair:
+    """Digits with the same ones in order, ``"31405>"`` and ``"01345"``: easy for two layers, hard for a narrow one."""
+    drawn = random.Random(seed)
+    tasks = drawn.sample(range(10**digits), min(count, 10**digits))
+    asked = [f"{task:0{digits}d}" for task in tasks]
+    documents = [(Span(f"{task}>", learn=False), Span("".join(sorted(task)))) for task in asked]
+    return _split(TextSet(tuple(documents), "sorting"))
 
 
 def _split(text: TextSet) -> TextPair:
