@@ -3,8 +3,9 @@
     python benchmarks/resume.py --trials 20
 
 Real processes, three kinds of procedure: one player (kd), two players (bd_kd), generations (ban). Each trial is killed
-one to three times, at moments drawn evenly from what the undisturbed run took from its first file to its last. The
-processes are forked from one that has imported everything, so that the time goes into runs instead of imports.
+one to three times, at moments drawn evenly over the steps that are left, counted by the run's log, so that a busy
+machine shifts none of them; one in ten falls after the last step. The processes are forked from one that has imported
+everything, so that the time goes into runs instead of imports.
 Expected: every final tensor, of the student and of every training's last checkpoint (with optimisers, random state and
 the place in the data), is equal bit for bit, in 20 of 20 trials of each kind.
 """
@@ -47,25 +48,16 @@ def start(method: str, teacher: Path, steps: int, out: Path) -> BaseProcess:
     """The same command begins a run and goes on with it."""
     words = ["run", method, "--teacher", str(teacher), "--student", "cnn-8-16", "--data", "digits", "--augment", "crop",
              "--steps", str(steps), "--seeds", "1", "--no-control-cache", "--no-preflight", "--quiet",
-             "--checkpoint-seconds", "0.3", "--out", str(out)]  # fmt: skip
+             "--checkpoint-seconds", "0.05", "--out", str(out)]  # fmt: skip
     process = FORKS.Process(target=work, args=(words,))
     process.start()
     return process
 
 
-def begun(process: BaseProcess, out: Path, before: int) -> bool:
-    """Wait until the process has taken the folder, which touches its lock; false when it ended instead."""
-    while process.is_alive():
-        if taken(out) != before:
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def taken(out: Path) -> int:
-    """When the folder was last taken."""
-    lock = out / ".lock"
-    return lock.stat().st_mtime_ns if lock.exists() else 0
+def logged(out: Path) -> int:
+    """How far a run is: bytes of its log, which has a row for every step."""
+    log = out / "metrics.jsonl"
+    return log.stat().st_size if log.exists() else 0
 
 
 def finish(process: BaseProcess) -> None:
@@ -89,16 +81,16 @@ def where(out: Path) -> str:
     return "/".join(steps[-1].parts[-3:]) if steps else "before the first checkpoint"
 
 
-def trial(
-    number: int, method: str, teacher: Path, steps: int, scratch: Path, seconds: float
-) -> tuple[list[str], list[str]]:
+def trial(number: int, method: str, teacher: Path, steps: int, scratch: Path) -> tuple[list[str], list[str]]:
     """Kill, resume, compare: the moments of the kills, and the files that differ."""
     drawn, out, moments = random.Random(f"{method} {number}"), scratch / f"{method}-{number}", list[str]()
+    whole = logged(scratch / f"{method}-whole")
     for _ in range(drawn.choice((1, 1, 2, 3))):
-        before = taken(out)
+        moment = drawn.uniform(logged(out) / whole, 1.1)
         process = start(method, teacher, steps, out)
-        if begun(process, out, before):
-            process.join(drawn.uniform(0, seconds))
+        while process.is_alive() and logged(out) < min(moment, 0.99) * whole:
+            time.sleep(0.001)
+        process.join(drawn.uniform(0, 0.02 if moment < 1 else 1))
         if process.is_alive():
             process.kill()
             process.join()
@@ -132,15 +124,8 @@ def main() -> None:
         save_classifier(network, scratch / "teacher")
         failed = 0
         for method in given.methods:
-            whole = scratch / f"{method}-whole"
-            process = start(method, scratch / "teacher", given.steps, whole)
-            begun(process, whole, 0)
-            first = time.monotonic()
-            finish(process)
-            seconds = time.monotonic() - first
-            one = partial(
-                trial, method=method, teacher=scratch / "teacher", steps=given.steps, scratch=scratch, seconds=seconds
-            )
+            finish(start(method, scratch / "teacher", given.steps, scratch / f"{method}-whole"))
+            one = partial(trial, method=method, teacher=scratch / "teacher", steps=given.steps, scratch=scratch)
             equal = kills = 0
             for number, (moments, other) in enumerate(pool.map(one, range(given.trials))):
                 shown = ", ".join(moments) or "never: it was faster"

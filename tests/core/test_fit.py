@@ -123,6 +123,14 @@ def test_clip() -> None:
     assert apart(loose, theirs) < 1e-6
 
 
+def test_gradients_of_what_no_optimiser_moves_do_not_pile_up() -> None:
+    """The norm under ``clip`` is that of one step, also where a built optimiser holds some of a player's weights."""
+    mine, data = net(4, 5, 2), rows(1, 4)
+    optimizer = torch.optim.SGD(mine[-1].parameters(), lr=0.0)
+    norms = [float(r.logs["gradient_norm"]) for r in iterate(Regression(mine), data, optimizer, steps=3, clip=1e9)]
+    assert norms[0] > 0 and norms[1:] == [norms[0]] * 2
+
+
 def test_accumulated_gradients_are_clipped_once() -> None:
     small, large = net(4, 5, 2), net(4, 5, 2)
     data = rows()
