@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import torch
@@ -22,9 +23,10 @@ from limbeck.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORE", "TokenBatches", "TokenSet", "Tokens", "continued", "prompts", "tokenise"]
+__all__ = ["IGNORE", "INSIDE", "TokenBatches", "TokenSet", "Tokens", "continued", "prompts", "tokenise"]
 
 IGNORE = -100
+INSIDE = -2
 
 
 class Tokens(NamedTuple):
@@ -36,7 +38,8 @@ class Tokens(NamedTuple):
         segment: (B, T) int64: which document of a packed row a token belongs to, from 1; 0 is padding.
         index: (B,) int64, the row in the training set; -1 for rows that were generated.
         key: (B,) int64, a hash of the row's tokens, by which stored signals are found; 0 for rows without.
-        ends: (B, T) int64, the UTF-8 byte of the row's text after the token's last; -1 for special tokens and padding.
+        ends: (B, T) int64, the UTF-8 byte of the document's text after the token's last; -1 for special tokens and
+            padding; ``INSIDE`` for a token that ends within a character, at a byte that its tokenizer does not tell.
             Only where two tokenizers meet.
         view: the same documents in the teacher's own tokens where those differ.
     """
@@ -310,7 +313,7 @@ def _encoded(document: Document, tokenizer: PreTrainedTokenizerBase, bos: int | 
         made = tokenizer(span.text, add_special_tokens=False, return_offsets_mapping=offsets)
         ids, ends = list(made.input_ids), [-1] * len(made.input_ids)
         if offsets:
-            ends = _bytes(span.text, made.offset_mapping, passed)
+            ends = _bytes(span.text, tokenizer.convert_ids_to_tokens(ids), made.offset_mapping, passed)
         _extend(row, ids, span.learn, ends)
         passed += len(span.text.encode())
     if document[-1].close:
@@ -318,12 +321,20 @@ def _encoded(document: Document, tokenizer: PreTrainedTokenizerBase, bos: int | 
     return row
 
 
-def _bytes(text: str, spans: Sequence[tuple[int, int]], before: int) -> list[int]:
-    """The byte after every token's last character."""
-    reached = [before]
-    for character in text:
-        reached.append(reached[-1] + len(character.encode()))
-    return [reached[end] for _, end in spans]
+def _bytes(text: str, tokens: Sequence[str], spans: Sequence[tuple[int, int]], before: int) -> list[int]:
+    """The byte after every token's last.
+
+    Byte-level tokens are spelt with a letter for each byte, which counts exactly. Elsewhere characters are counted, and
+    a token that shares its last one with the next token ends inside it.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    spelt = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    if "".join(tokens) == "".join(piece for piece, _ in spelt):
+        return list(accumulate(map(len, tokens), initial=before))[1:]
+    reached = list(accumulate((len(character.encode()) for character in text), initial=before))
+    begins = [start for start, _ in spans[1:]] + [len(text)]
+    return [reached[end] if end <= after else INSIDE for (_, end), after in zip(spans, begins, strict=True)]
 
 
 def _extend(row: Row, ids: list[int], learn: bool, ends: list[int]) -> None:
