@@ -11,7 +11,7 @@ from limbeck.errors import InputError
 from limbeck.losses.vocabulary import JSD, ForwardKL, ReverseKL
 from limbeck.models.causal_lm import CausalLM
 
-__all__ = ["answers", "divergence", "mean", "original"]
+__all__ = ["answers", "divergence", "matched", "mean", "original"]
 
 
 def answers(model: nn.Module, batch: Tokens, *, longest: int, tau: float = 1.0) -> Tokens:
@@ -53,3 +53,17 @@ def original(setting: Setting) -> CausalLM:
     if not isinstance(found, CausalLM):
         raise InputError("teacher", type(found).__name__, "has no weights to copy; give a model in memory")
     return found
+
+
+def matched(student: int, teacher: int, layers: str = "skip") -> list[tuple[int, int]]:
+    """Blocks that learn from each other, (student's, teacher's), as many pairs as the shallower has.
+
+    Args:
+        student: blocks.
+        teacher: blocks.
+        layers: ``skip`` spreads them evenly and ends with the last of both; ``last`` takes the last ones.
+    """
+    n = min(student, teacher)
+    if layers == "last":
+        return [(student - n + k, teacher - n + k) for k in range(n)]
+    return [(round(k * student / n) - 1, round(k * teacher / n) - 1) for k in range(1, n + 1)]

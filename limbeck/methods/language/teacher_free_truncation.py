@@ -1,5 +1,5 @@
-"""Large language model distillation doesn't need a teacher (Jha, Sherborne, Walsh, Groeneveld, Strubell & Beltagy, 2023).
-https://arxiv.org/abs/2305.14864
+"""Large language model distillation doesn't need a teacher (Jha, Sherborne, Walsh, Groeneveld, Strubell & Beltagy,
+2023). https://arxiv.org/abs/2305.14864
 
     theta_S = {embedding, block_i1, ..., block_ik, norm, head} of theta_T
     L = (1 - a) CE(y, q) + a tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau)),   a = 0
@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from limbeck.core.card import Card
-from limbeck.core.method import Clock, Fraction, Method, NonNegative, Positive, Setting
+from limbeck.core.method import Clock, Fraction, Method, Positive, Setting
 from limbeck.core.modules import freeze
 from limbeck.data.tokens import Tokens
 from limbeck.losses.vocabulary import ForwardKL, token_loss, word_log_probs
@@ -46,11 +47,11 @@ CARD = Card(
 
 def chosen(depth: int, n: int, which: str) -> list[int]:
     """``n`` of ``depth`` blocks, rising: at the beginning, the end, both, in the middle, or spread over all."""
-    before = {"first": n, "last": 0, "ends": (n + 1) // 2}.get(which)
+    if which == "middle":
+        return list(range((depth - n) // 2, (depth - n) // 2 + n))
     if which == "spaced":
         return spaced(depth, n)
-    if before is None:
-        return list(range((depth - n) // 2, (depth - n) // 2 + n))
+    before = {"first": n, "last": 0, "ends": (n + 1) // 2}[which]
     return [*range(before), *range(depth - (n - before), depth)]
 
 
@@ -60,7 +61,7 @@ class TeacherFreeTruncation(Method):
     student: nn.Module
     teacher: nn.Module | None = None
     _: KW_ONLY
-    depth: NonNegative = 0
+    depth: Annotated[int, Ge(0)] = 0
     """Blocks of the student; 0 for as many as the run's student has. Paper: half."""
     blocks: Literal["spaced", "first", "last", "middle", "ends"] = "spaced"
     """Which of the blocks are kept; spaced: as far apart as possible, with the first and the last."""
@@ -87,6 +88,9 @@ class TeacherFreeTruncation(Method):
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
         """Cut the student out of the teacher, then train it."""
-        whole, asked = original(setting), setting.student()
-        n = int(values.get("depth", cls.depth)) or asked.depth
-        ...
+        whole = original(setting)
+        n = values.get("depth", cls.depth) or setting.student().depth
+        student = truncate(whole, chosen(whole.depth, n, values.get("blocks", cls.blocks)))
+        method = cls(student, whole if values.get("alpha", cls.alpha) else None, **values)
+        setting.fit(method)
+        return student
