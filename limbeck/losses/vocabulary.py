@@ -51,6 +51,7 @@ __all__ = [
     "decoupled",
     "sample_words",
     "token_loss",
+    "token_values",
     "top_k_words",
     "word_entropy",
     "word_log_probs",
@@ -373,16 +374,23 @@ def word_log_probs(words: Words, labels: Tensor, tau: float = 1.0) -> Tensor:
     def chosen(q: Tensor, at: slice) -> Tensor:
         return q.gather(-1, flat[at, None].clamp_min(0))[:, 0].masked_fill(flat[at] == IGNORED, 0)
 
-    return _token_values(words, tau, chosen).view(labels.shape)
+    return token_values(words, chosen, tau)
 
 
 def word_entropy(words: Words, tau: float = 1.0) -> Tensor:
     """``H(q_n)`` in nats, differentiable and in chunks as ``word_log_probs``: -> (...)."""
-    return _token_values(words, tau, lambda q, _: dv.entropy(q)).view(words.hidden.shape[:-1])
+    return token_values(words, lambda q, _: dv.entropy(q), tau)
 
 
-def _token_values(words: Words, tau: float, f: Callable[[Tensor, slice], Tensor]) -> Tensor:
-    """``f`` of the log-probabilities of each chunk, recomputed in the backward: -> (N,)."""
+def token_values(words: Words, f: Callable[[Tensor, slice], Tensor], tau: float = 1.0) -> Tensor:
+    """Any function of each token's distribution, differentiable, in chunks recomputed in the backward: -> (...).
+
+    Args:
+        words: over (...) tokens.
+        f: ``(q, at) -> (n,)`` of natural log-probabilities (n, V) at ``tau``, those of the tokens ``at`` of all tokens
+            laid end to end.
+        tau: temperature.
+    """
     flat = words.hidden.flatten(0, -2)
 
     def part(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, at: slice) -> Tensor:
@@ -391,7 +399,7 @@ def _token_values(words: Words, tau: float, f: Callable[[Tensor, slice], Tensor]
     step, _ = lengths(len(flat), words.words, flat.device)
     spans = [slice(begin, begin + step) for begin in range(0, len(flat), step)]
     done = [checkpoint(part, flat, words.weight, words.bias, at, use_reentrant=False) for at in spans]
-    return torch.cat(done) if done else flat.new_zeros(0)
+    return (torch.cat(done) if done else flat.sum(-1)).view(words.hidden.shape[:-1])
 
 
 def _log_prob_chunks(words: Words, chunk: int | None) -> Iterator[Tensor]:
