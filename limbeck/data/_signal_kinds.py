@@ -12,6 +12,7 @@ Sampling, https://arxiv.org/abs/2503.16870), here by systematic sampling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,8 @@ from limbeck.losses.vocabulary import Sampled, Signal, TopK, Words, sample_words
 
 __all__ = ["Drawn", "Hidden", "Kind", "Likeliest", "rotation"]
 
+LEAST = 1e-6
+"""Mass that is left to the other words at least, so that none of them is impossible; single precision can see it."""
 HALF_LOWEST = torch.finfo(torch.float16).min
 
 
@@ -58,15 +61,17 @@ class Hidden:
         code = (turned / scale.float()[:, None]).round().clamp(-most, most).to(torch.int8)
         return {"code": code.view(torch.uint8) if self.bits == 8 else _pack(code), "scale": scale}
 
-    def decode(self, parts: Mapping[str, Tensor], at: Tensor, shape: tuple[int, int]) -> Words:
-        """Words over (B, T); zeros where nothing is stored."""
-        code, width = parts["code"], self._width
-        code = code.view(torch.int8) if self.bits == 8 else _unpack(code, width)
-        rows = code.float().mul_(parts["scale"].float()[:, None])
-        if len(rows) == shape[0] * shape[1]:
-            return self.head._replace(hidden=rows.view(*shape, width))
-        hidden = rows.new_zeros(shape[0] * shape[1], width).index_copy_(0, at, rows)
-        return self.head._replace(hidden=hidden.view(*shape, width))
+    def decode(self, parts: Mapping[str, Tensor]) -> Words:
+        """``code`` (..., bytes) and ``scale`` (...) -> words over (...)."""
+        code = parts["code"]
+        code = code.view(torch.int8) if self.bits == 8 else _unpack(code, self._width)
+        return self.head._replace(hidden=code.float().mul_(parts["scale"].float()[..., None]))
+
+    @property
+    def blank(self) -> dict[str, Tensor]:
+        """What stands where nothing is stored: a hidden state of zeros."""
+        width = self._width if self.bits == 8 else -(-self._width // 4) * 3
+        return {"code": torch.zeros(width, dtype=torch.uint8), "scale": torch.zeros((), dtype=torch.bfloat16)}
 
     @property
     def _width(self) -> int:
@@ -97,16 +102,28 @@ class Likeliest:
             raise InputError("k", self.k, f"is more than the {given} words a token that the teacher gives")
         if bool(log_prob.isnan().any()):
             raise InputError("teacher", "NaN", "is in its log-probabilities; check its weights and precision")
-        return {"index": _narrow(index, self.size), "log_prob": log_prob.clamp_min(HALF_LOWEST).half()}
+        said = {"index": _narrow(index, self.size), "log_prob": log_prob.clamp_min(HALF_LOWEST).half()}
+        # half precision makes of a sure word a certain one: what is left for the others is kept beside them
+        left = (-torch.expm1(log_prob.double().logsumexp(-1))).clamp_min(LEAST)
+        return said | ({"left": left.log().half()} if self.tail == "uniform" else {})
 
-    def decode(self, parts: Mapping[str, Tensor], at: Tensor, shape: tuple[int, int]) -> TopK:
-        """The k words of (B, T) tokens; the first k, equally likely, where nothing is stored."""
+    def decode(self, parts: Mapping[str, Tensor]) -> TopK:
+        """``index`` and ``log_prob`` (..., k) -> the k words of (...)."""
         index, log_prob = _wide(parts["index"]), parts["log_prob"].float()
-        if len(index) < shape[0] * shape[1]:
-            first = torch.arange(self.k, device=index.device).repeat(shape[0] * shape[1], 1)
-            even = torch.full(first.shape, 1 / self.size, device=index.device).log_()
-            index, log_prob = first.index_copy_(0, at, index), even.index_copy_(0, at, log_prob)
-        return TopK(index.view(*shape, self.k), log_prob.view(*shape, self.k), self.size, self.tail)
+        if self.tail == "uniform" and self.k < self.size:
+            held = torch.log1p(-parts["left"].float().exp()) - log_prob.logsumexp(-1)
+            log_prob.add_(held[..., None])
+        return TopK(index, log_prob, self.size, self.tail)
+
+    @property
+    def blank(self) -> dict[str, Tensor]:
+        """What stands where nothing is stored: the first k words, all words equally likely."""
+        even, left = -math.log(self.size), math.log(max(1 - self.k / self.size, LEAST))
+        said = {
+            "index": _narrow(torch.arange(self.k), self.size),
+            "log_prob": torch.full((self.k,), even, dtype=torch.float16),
+        }
+        return said | ({"left": torch.tensor(left, dtype=torch.float16)} if self.tail == "uniform" else {})
 
 
 @dataclass(frozen=True)
@@ -130,13 +147,15 @@ class Drawn:
             begin += length
         return {"index": _narrow(torch.cat(drawn), self.size)}
 
-    def decode(self, parts: Mapping[str, Tensor], at: Tensor, shape: tuple[int, int]) -> Sampled:
-        """The drawn words of (B, T) tokens; word 0 where nothing is stored."""
+    def decode(self, parts: Mapping[str, Tensor]) -> Sampled:
+        """``index`` (..., k) -> the drawn words of (...)."""
         index = _wide(parts["index"])
-        if len(index) < shape[0] * shape[1]:
-            index = index.new_zeros(shape[0] * shape[1], self.k).index_copy_(0, at, index)
-        weight = torch.full((1, 1, 1), 1 / self.k, device=index.device).expand(*shape, self.k)
-        return Sampled(index.view(*shape, self.k), weight, self.size)
+        return Sampled(index, torch.full((1,), 1 / self.k, device=index.device).expand(index.shape), self.size)
+
+    @property
+    def blank(self) -> dict[str, Tensor]:
+        """What stands where nothing is stored: word 0."""
+        return {"index": _narrow(torch.zeros(self.k, dtype=torch.int64), self.size)}
 
 
 Kind = Hidden | Likeliest | Drawn
@@ -148,8 +167,7 @@ def _narrow(index: Tensor, size: int) -> Tensor:
 
 
 def _wide(index: Tensor) -> Tensor:
-    wide = index.to(torch.int64)
-    return wide if index.dtype == torch.int32 else wide.bitwise_and_(2**16 - 1)
+    return index.to(torch.int64) if index.dtype == torch.int32 else index.view(torch.uint16).to(torch.int64)
 
 
 def _pack(code: Tensor) -> Tensor:
@@ -161,6 +179,7 @@ def _pack(code: Tensor) -> Tensor:
 
 
 def _unpack(packed: Tensor, width: int) -> Tensor:
-    a, b, c = packed.view(len(packed), -1, 3).unbind(-1)
+    """(..., bytes) -> (..., D)."""
+    a, b, c = packed.unflatten(-1, (-1, 3)).unbind(-1)
     v = torch.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], -1)
-    return v.flatten(1)[:, :width].view(torch.int8) - 32
+    return v.flatten(-2)[..., :width].view(torch.int8) - 32

@@ -260,7 +260,7 @@ class Store:
         Raises:
             InputError: for rows or positions that are not stored, and damaged shards.
         """
-        shape, keys = batch.x.shape, batch.key.tolist()
+        shape, keys, fields = batch.x.shape, batch.key.tolist(), self.fields
         stored, pieces = torch.zeros(shape, dtype=torch.bool), list[dict[str, Tensor]]()
         for line, key in zip(stored, keys, strict=True):
             if key not in self:
@@ -270,17 +270,22 @@ class Store:
             row = self._at[key]
             part = self._shard(row.shard)
             begin, end = part["start"][row.number : row.number + 2].tolist()
-            pieces.append({name: part[name][begin:end] for name in self.fields})
+            pieces.append({name: part[name][begin:end] for name in fields})
         if bool((batch.mask.cpu() & ~stored).any()):
             raise InputError("store", self.folder, "lacks positions that are to be learnt; capture these rows again")
-        parts = {name: torch.cat([piece[name] for piece in pieces]).to(batch.x.device) for name in self.fields}
-        at = stored.flatten().nonzero()[:, 0].to(batch.x.device)
-        return self.kind.decode(parts, at, (shape[0], shape[1]))
+        parts = {name: torch.cat([piece[name] for piece in pieces]) for name in fields}
+        if not bool(stored.all()):
+            at, none = stored.flatten().nonzero()[:, 0], (~stored).flatten().nonzero()[:, 0]
+            for name, blank in self.kind.blank.items():
+                whole = blank.new_empty((stored.numel(), *blank.shape)).index_copy_(0, at, parts[name])
+                parts[name] = whole.index_copy_(0, none, blank.expand(len(none), *blank.shape))
+        there = {name: part.view(*shape, *part.shape[1:]).to(batch.x.device) for name, part in parts.items()}
+        return self.kind.decode(there)
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The tensors that the kind keeps for every token."""
-        return {"hidden": ("code", "scale"), "topk": ("index", "log_prob"), "sampled": ("index",)}[self.kind.name]
+        return tuple(self.kind.blank)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse rows made by another tokenizer.

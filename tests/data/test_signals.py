@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from limbeck.core.modules import freeze
-from limbeck.data._signal_kinds import Hidden, rotation
+from limbeck.data._signal_kinds import Hidden, Likeliest, rotation
 from limbeck.data.signals import Store, StoredTeacher, capture, describe, open_store, tokenizer_hash
 from limbeck.data.text import Span, TextSet, arithmetic, manual
 from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
@@ -101,7 +101,7 @@ def test_six_bits_pack_four_in_three(width):
     codes[:, 0] = 31
     said = kind.encode(Words(codes.float(), torch.eye(width)), [9], [1])
     assert said["code"].shape == (9, -(-width // 4) * 3)
-    back = kind.decode(said, torch.arange(9), (3, 3)).hidden.view(9, width)
+    back = kind.decode(said).hidden
     assert torch.equal(back, codes.float())
 
 
@@ -116,6 +116,20 @@ def test_topk_and_its_tail(teacher, data, stores):
     assert torch.allclose(said.log_prob[at], top.values[at], atol=4e-3)
     assert torch.allclose(p.gather(-1, said.index)[at], top.values[at], atol=1e-5)
     assert torch.allclose(said.log_probs().exp().sum(-1), torch.ones(at.shape), atol=1e-3)  # masked positions too
+
+
+def test_a_sure_teacher_leaves_the_others_possible(tmp_path):
+    """Half precision says that a word of probability 0.99999 is certain; then KL(q || p) would be infinite."""
+    kind = Likeliest(4, 100, "uniform")
+    p = torch.full((3, 100), -30.0)
+    p[:, 7] = torch.tensor([0.0, 11.5 - 30 + 4.6, 20.0])
+    p = p.log_softmax(-1)
+    back = kind.decode(kind.encode(Words(p, None), [3], [1])).log_probs()
+    assert back.isfinite().all()
+    left = 1 - back.exp()[:, 7]
+    assert torch.allclose(left[1], 1 - p[1, 7].exp(), rtol=1e-2)
+    assert (left < 1e-2 + 1 - p[:, 7].exp()).all()
+    assert torch.allclose(kind.decode(kind.blank).log_probs().exp(), torch.full((100,), 0.01), atol=1e-4)
 
 
 def test_drawn_words_are_unbiased_and_small(teacher, data, tmp_path):
