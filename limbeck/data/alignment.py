@@ -17,7 +17,7 @@ from limbeck.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Side", "Spans", "align", "opens_word"]
+__all__ = ["Side", "Spans", "align", "joined", "opens_word"]
 
 SPECIAL = -1
 OPENING = ("Ġ", "Ċ", "ĉ", "▁", " ", "\n", "\t", "<0x20>", "<0x0A>", "<0x09>")
@@ -85,6 +85,21 @@ def align(batch: Tokens) -> Spans:
     before = torch.nn.functional.pad(kept, (1, 0))[:, :-1]
     sides = [_side(number, rank) for number in numbers]
     return Spans(sides[0], sides[1], before[kept], ended[kept])
+
+
+def joined(follows: Tensor, closing: Tensor) -> Tensor:
+    """Numbers of chunks for spans (N,): one runs up to the span that closes it; -1 for spans of one that never closes.
+
+    Args:
+        follows: (N,) bool, whether a span goes on where the one before ended; a chunk has no gap.
+        closing: (N,) bool, whether it may end a chunk.
+    """
+    begins = ~follows | torch.nn.functional.pad(closing, (1, 0))[:-1]
+    number = begins.cumsum(0) - 1
+    whole = torch.zeros_like(begins).index_fill(
+        0, number[closing], True
+    )  # a chunk's number is at most its first span's
+    return torch.where(whole, whole.cumsum(0) - 1, -1)[number]
 
 
 def opens_word(tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from limbeck.data.alignment import align, opens_word
+from limbeck.data.alignment import align, joined, opens_word
 from limbeck.data.text import Span, TextSet
 from limbeck.data.tokens import INSIDE, TokenBatches, tokenise
 from limbeck.errors import InputError
@@ -188,6 +188,13 @@ def test_one_tokenizer_without_a_view():
     assert len(spans) == int(batch.mask.sum()) and spans.closed.all()
     assert torch.equal(spans.student.span >= 0, batch.mask)
     assert torch.equal(batch.x.flatten()[spans.student.last], batch.y[batch.mask])
+
+
+def test_joining_stops_at_gaps_and_leaves_out_what_never_closes():
+    follows = torch.tensor([False, True, True, False, True, False, True, True])
+    closing = torch.tensor([False, True, False, False, True, True, False, True])
+    assert joined(follows, closing).tolist() == [0, 0, -1, 1, 1, 2, 3, 3]
+    assert joined(follows[:0], closing[:0]).tolist() == []
 
 
 def test_refusals():
