@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -147,17 +147,16 @@ def token_loss(
 class ForwardKL(InPlace):
     """``KL(p || q)``. With drawn words the value is the cross-entropy: its gradient is the same."""
 
-    linear = True
+    linear: ClassVar[bool] = True
 
     def __call__(self, p: Tensor, q: Tensor) -> Tensor:
         """(n, V), (n, V) -> (n,)."""
         return dv.kl(p, q)
 
-    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
         """``q - p``."""
-        mass = torch.softmax(p, -1, out=room[0])
-        value = torch.linalg.vecdot(mass, p.sub_(q))
-        torch.softmax(q, -1, out=q).sub_(mass)
+        value = torch.linalg.vecdot(p_mass, p.sub_(q))
+        torch.sub(q_mass, p_mass, out=q)
         return value
 
 
@@ -165,17 +164,16 @@ class ForwardKL(InPlace):
 class CrossEntropy(InPlace):
     """``- sum_k p_k log q_k = KL(p || q) + H(p)``."""
 
-    linear = True
+    linear: ClassVar[bool] = True
 
     def __call__(self, p: Tensor, q: Tensor) -> Tensor:
         """(n, V), (n, V) -> (n,)."""
         return dv.cross_entropy(p, q)
 
-    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
         """``q - p``."""
-        mass = torch.softmax(p, -1, out=room[0])
-        value = -torch.linalg.vecdot(mass, q)
-        torch.softmax(q, -1, out=q).sub_(mass)
+        value = -torch.linalg.vecdot(p_mass, q)
+        torch.sub(q_mass, p_mass, out=q)
         return value
 
 
@@ -187,10 +185,9 @@ class ReverseKL(InPlace):
         """(n, V), (n, V) -> (n,)."""
         return dv.kl(q, p)
 
-    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
         """``q (log(q / p) - value)``."""
-        mass = torch.softmax(q, -1, out=room[0])
-        return _centre(q.sub_(p), mass)
+        return _centre(q.sub_(p), q_mass)
 
 
 @dataclass(frozen=True)
@@ -205,17 +202,20 @@ class JSD(InPlace):
     def __post_init__(self) -> None:
         _inside("beta", self.beta, "the ends are ForwardKL() at 0 and ReverseKL() at 1")
 
+    @property
+    def gain(self) -> float:
+        """``1 - beta``."""
+        return 1 - self.beta
+
     def __call__(self, p: Tensor, q: Tensor) -> Tensor:
         """(n, V), (n, V) -> (n,)."""
         return dv.generalised_jsd(p, q, self.beta)
 
-    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
-        """``(1 - beta) q (log(q / m) - KL(q || m))``."""
-        p_mass, q_mass, m = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1]), room[2]
-        _log(torch.lerp(q_mass, p_mass, self.beta, out=m))
-        value = self.beta * torch.linalg.vecdot(p_mass, p.sub_(m))
-        q.sub_(m).mul_(1 - self.beta)
-        return value + _centre(q, q_mass)
+    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
+        """``q (log(q / m) - KL(q || m))``, times ``1 - beta``."""
+        _log(torch.lerp(q_mass, p_mass, self.beta, out=room))
+        value = self.beta * torch.linalg.vecdot(p_mass, p.sub_(room))
+        return value + self.gain * _centre(q.sub_(room), q_mass)
 
 
 @dataclass(frozen=True)
@@ -227,16 +227,20 @@ class SkewKL(InPlace):
     def __post_init__(self) -> None:
         _inside("alpha", self.alpha, "at 0 it is ForwardKL(), at 1 nothing")
 
+    @property
+    def gain(self) -> float:
+        """``alpha - 1``."""
+        return self.alpha - 1
+
     def __call__(self, p: Tensor, q: Tensor) -> Tensor:
         """(n, V), (n, V) -> (n,)."""
         return dv.skewed_kl(p, q, self.alpha)
 
-    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
-        """``(1 - alpha) q (sum_k q p / m - p / m)``."""
-        p_mass, q_mass, m = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1]), room[2]
-        torch.lerp(q_mass, p_mass, self.alpha, out=m).clamp_(min=torch.finfo(m.dtype).tiny)
-        torch.div(p_mass, m, out=q).mul_(self.alpha - 1)
-        value = torch.linalg.vecdot(p_mass, p.sub_(m.log_()))
+    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
+        """``q (p / m - sum_k q p / m)``, times ``alpha - 1``."""
+        torch.lerp(q_mass, p_mass, self.alpha, out=room).clamp_(min=torch.finfo(room.dtype).tiny)
+        torch.div(p_mass, room, out=q)
+        value = torch.linalg.vecdot(p_mass, p.sub_(room.log_()))
         _centre(q, q_mass)
         return value
 
@@ -254,12 +258,11 @@ class SkewReverseKL(InPlace):
         """(n, V), (n, V) -> (n,)."""
         return dv.skewed_reverse_kl(p, q, self.alpha)
 
-    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
         """``q (g - sum_k q g)`` with ``g = log(q / m) - alpha q / m``."""
-        p_mass, q_mass, m = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1]), room[2]
-        torch.lerp(p_mass, q_mass, self.alpha, out=m).clamp_(min=torch.finfo(m.dtype).tiny)
-        torch.div(q_mass, m, out=p)
-        q.sub_(m.log_())
+        torch.lerp(p_mass, q_mass, self.alpha, out=room).clamp_(min=torch.finfo(room.dtype).tiny)
+        torch.div(q_mass, room, out=p)
+        q.sub_(room.log_())
         value = torch.linalg.vecdot(q_mass, q)
         _centre(q.sub_(p, alpha=self.alpha), q_mass)
         return value
@@ -273,9 +276,8 @@ class TotalVariation(InPlace):
         """(n, V), (n, V) -> (n,)."""
         return dv.total_variation(p, q)
 
-    def in_place(self, p: Tensor, q: Tensor, room: Tensor) -> Tensor:
+    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
         """``q (s - sum_k q s)`` with ``s = sign(q - p) / 2``."""
-        p_mass, q_mass = torch.softmax(p, -1, out=room[0]), torch.softmax(q, -1, out=room[1])
         value = torch.sub(q_mass, p_mass, out=p).abs().sum(-1) / 2
         _centre(torch.sign(p, out=q).div_(2), q_mass)
         return value
