@@ -38,7 +38,7 @@ CARD = Card(
     signal="logits",
     needs=("logits",),
     vanishes=("kd",),
-    notes="The released code divides the KL by the number of rows alone, so that it outweighs the cross-entropy by their "
+    notes="The released code divides the KL by the number of rows alone, so that it outweighs the labels by their "
     "length (kl_over='rows'), and counts padding, which is not offered.",
 )
 
