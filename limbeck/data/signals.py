@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Description", "Store", "StoredTeacher", "Teacher", "capture", "describe", "open_store", "teacher_hash",
-    "tokenizer_hash",
+    "tokenizer_hash", "weights_hash",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -409,6 +409,9 @@ class StoredTeacher(nn.Module):
         size: the number of words.
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.store, self.size = store, store.size
@@ -419,7 +422,7 @@ class StoredTeacher(nn.Module):
     @property
     def capabilities(self) -> frozenset[str]:
         """Of what is stored, for rows that are stored."""
-        of = {"hidden": ("logits", "topk", "sampled_logprobs"), "topk": ("topk",), "sampled": ("sampled",)}
+        of = {"hidden": ("logits", "topk", "sampled_logprobs"), "topk": ("topk",), "sampled": ("sampled_logprobs",)}
         return frozenset(of[self.store.kind.name])
 
     def forward(self, batch: Tokens) -> Signal:
@@ -458,8 +461,12 @@ def teacher_hash(teacher: Teacher) -> str:
     named: str | None = getattr(teacher, "fingerprint", None)
     if named is not None:
         return named
+    return weights_hash(teacher.state_dict() if isinstance(teacher, nn.Module) else {})
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and numbers."""
     said = hashlib.sha256()
-    weights: Mapping[str, Tensor] = teacher.state_dict() if isinstance(teacher, nn.Module) else {}
     for name, weight in sorted(weights.items()):
         said.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         said.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
