@@ -7,6 +7,7 @@ default ``~/.cache/limbeck``): many experiments learn from the same one.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from limbeck import Method, fit
 from limbeck.core.checkpoint import atomic_folder
+from limbeck.core.method import Setting
 from limbeck.core.modules import freeze
 from limbeck.core.schedule import Cosine
 from limbeck.data.text import TextPair, TextSet, load_text
@@ -28,7 +30,7 @@ from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama
 from limbeck.run.control import cache_folder
 
 __all__ = [
-    "batches", "exact_match", "kl_to", "lm", "nll", "prose", "prose_teacher", "rows",
+    "batches", "distilled", "exact_match", "kl_to", "lm", "nll", "prose", "prose_teacher", "rows",
     "sequence_nll", "task_teacher", "tasks", "teacher", "train",
     "words_of",
 ]  # fmt: skip
@@ -75,6 +77,18 @@ def train(method: Method, data: Any, steps: int, lr: float = 4e-3, clip: float |
     """AdamW with a cosine to zero, gradients clipped at 1: the same recipe for every arm."""
     fit(method, data, partial(torch.optim.AdamW, lr=lr, weight_decay=0.01), steps=steps, lr=Cosine(), clip=clip)
     return method.eval()
+
+
+def distilled(
+    method: type[Method], student: Callable[[], CausalLM], teacher: CausalLM, data: Any, steps: int, lr: float = 4e-3,
+    **values: Any,
+) -> Any:  # fmt: skip
+    """What a method's whole procedure makes, every stage under the recipe."""
+
+    def run(part: Method, *, name: str = "fit", data: Any = data, steps: int = steps) -> None:
+        train(part, data, steps, lr)
+
+    return method.distil(Setting(student, [teacher], data, steps, run), values)
 
 
 def prose_teacher(data: TokenSet, seed: int) -> CausalLM:
