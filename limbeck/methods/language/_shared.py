@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import torch
 from torch import Tensor, nn
 
 from limbeck.core.method import Setting
-from limbeck.core.modules import unwrap
-from limbeck.data.tokens import Tokens, continued, prompts
+from limbeck.core.modules import gather, unwrap
+from limbeck.data.tokens import IGNORE, Tokens, continued, prompts
 from limbeck.errors import InputError
-from limbeck.losses.vocabulary import JSD, ForwardKL, ReverseKL
+from limbeck.losses.vocabulary import JSD, ForwardKL, ReverseKL, word_log_probs
 from limbeck.models.causal_lm import CausalLM
 
-__all__ = ["answers", "divergence", "matched", "mean", "original"]
+__all__ = [
+    "Verifier", "answers", "divergence", "each_row", "exact", "held_out_loss", "matched", "mean", "original",
+    "repeated",
+]  # fmt: skip
+
+Verifier = Callable[[Tokens, Tokens], Tensor]
+"""Answers (B rows) and the batch that has their prompts and completions, row by row, to rewards (B,) float."""
 
 
 def answers(model: nn.Module, batch: Tokens, *, longest: int, tau: float = 1.0) -> Tokens:
@@ -22,9 +31,13 @@ def answers(model: nn.Module, batch: Tokens, *, longest: int, tau: float = 1.0) 
         batch: not packed, and without a view of another tokenizer.
         longest: tokens of an answer at most, also held by the model's context.
         tau: temperature of sampling; 0 is greedy.
+
+    Raises:
+        InputError: for what is no model in memory: a store or a server writes nothing here.
     """
     inner = unwrap(model)
-    assert isinstance(inner, CausalLM)
+    if not isinstance(inner, CausalLM):
+        raise InputError("answers", type(inner).__name__, "cannot write any; give a model in memory")
     ids, mask = prompts(batch, inner.pad)
     room = max(1, min(longest, inner.context - ids.shape[1]))
     said = inner.generate(ids, mask, longest=room, tau=tau)
@@ -34,6 +47,20 @@ def answers(model: nn.Module, batch: Tokens, *, longest: int, tau: float = 1.0) 
 def divergence(beta: float) -> ForwardKL | JSD | ReverseKL:
     """GKD's family by its number: forward KL at 0, generalised JSD between, reverse KL at 1."""
     return ForwardKL() if beta == 0 else ReverseKL() if beta == 1 else JSD(beta)
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, batches: Iterable[Tokens]) -> Tensor:
+    """Cross-entropy of the words to learn, nats a word, in eval mode: a scalar that is equal in all processes."""
+    modes, device = {module: module.training for module in model.modules()}, next(model.parameters()).device
+    model.eval()
+    total, count = torch.zeros(1, device=device), 0
+    for batch in batches:
+        batch = batch.to(device)
+        total, count = total - word_log_probs(model(batch), batch.y).sum(), count + int(batch.mask.sum())
+    for module, mode in modes.items():
+        module.training = mode
+    return gather(total)[0] / count
 
 
 def mean(values: Tensor, batch: Tokens) -> Tensor:
@@ -67,3 +94,21 @@ def matched(student: int, teacher: int, layers: str = "skip") -> list[tuple[int,
     if layers == "last":
         return [(student - n + k, teacher - n + k) for k in range(n)]
     return [(round(k * student / n) - 1, round(k * teacher / n) - 1) for k in range(1, n + 1)]
+
+
+def each_row(batch: Tokens) -> Tensor:
+    """(B, T) weights under which a sum is the mean over rows of the mean over a row's words to learn."""
+    mask = batch.mask
+    return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+
+
+def repeated(batch: Tokens, count: int) -> Tokens:
+    """Every row ``count`` times, one after another; without the teacher's view."""
+    rows = [part.repeat_interleave(count, 0) for part in batch[:5]]
+    return Tokens(*rows, None if batch.ends is None else batch.ends.repeat_interleave(count, 0))
+
+
+def exact(said: Tokens, batch: Tokens) -> Tensor:
+    """The verifier that needs nothing else: 1 where an answer is the row's completion, word for word, else 0."""
+    rows = zip(said.y, batch.y, strict=True)
+    return torch.tensor([float(a[a != IGNORE].equal(b[b != IGNORE])) for a, b in rows], device=batch.y.device)
