@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from limbeck.core.modules import freeze
-from limbeck.data._signal_kinds import Hidden, Likeliest, rotation
 from limbeck.data.signals import Store, StoredTeacher, capture, describe, open_store, tokenizer_hash
+from limbeck.data.signals.kinds import Hidden, Likeliest, rotation
 from limbeck.data.text import Span, TextSet, arithmetic, manual
 from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
 from limbeck.errors import InputError
@@ -160,12 +160,11 @@ def test_resumed_after_kills_it_is_the_undisturbed_store(teacher, tmp_path):
         from limbeck.data.text import arithmetic
         from limbeck.data.tokens import tokenise
         from limbeck.models.tiny_lm import byte_tokenizer, llama
-        def run(folder, progress=None):
-            torch.manual_seed(0)
-            data = tokenise(arithmetic(60).train, byte_tokenizer(), 32)
+        torch.manual_seed(0)
+        data, teacher = tokenise(arithmetic(40).train, byte_tokenizer(), 32), llama(32, 1, byte_tokenizer())
+        def run(folder):
             for kind in ("hidden", "sampled"):
-                capture(llama(32, 1, byte_tokenizer()), data, f"{folder}/{kind}", kind=kind, batch=4, shard=1,
-                        progress=progress)
+                capture(teacher, data, f"{folder}/{kind}", kind=kind, batch=3, shard=1)
     """)
     space = {}
     exec(script, space)
