@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from limbeck.core.method import Clock
 from limbeck.core.modules import freeze
 from limbeck.data.signals import Store, StoredTeacher, capture, describe, open_store, tokenizer_hash
 from limbeck.data.signals.kinds import Hidden, Likeliest, rotation
@@ -23,6 +24,7 @@ from limbeck.data.text import Span, TextSet, arithmetic, manual
 from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import JSD, ForwardKL, Sampled, TopK, Words, token_loss
+from limbeck.methods.language.gkd import GKD
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, gpt2, llama
 
@@ -78,6 +80,21 @@ def test_a_stored_teacher_is_the_teacher_in_any_order(teacher, data, stores):
     student = llama(16, 1, byte_tokenizer())
     said = [token_loss(JSD(0.5), s, student(batch), batch.weight).total.item() for s in (live, kept)]
     assert said[0] == pytest.approx(said[1], rel=1e-2)
+
+
+def test_a_method_runs_from_it_unchanged(teacher, data, stores):
+    batch = data.take(torch.arange(8))
+    torch.manual_seed(1)
+    student = llama(16, 1, byte_tokenizer())
+    found = []
+    for source in (copy.deepcopy(teacher), StoredTeacher(open_store(stores["hidden"]))):
+        method = GKD(copy.deepcopy(student), source, lmbda=0.0)
+        method.train()
+        [update] = [update for update in method.updates(batch, Clock(0, 10))]
+        update.loss.backward()
+        found.append((update.loss.item(), method.student.net.model.norm.weight.grad))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-2)
+    assert torch.nn.functional.cosine_similarity(found[0][1], found[1][1], 0) > 0.999
 
 
 def test_the_codes_are_the_rotated_states_to_half_a_step(teacher, data, stores):
@@ -179,7 +196,7 @@ def test_resumed_after_kills_it_is_the_undisturbed_store(teacher, tmp_path):
             if child == 0:
                 run(sys.argv[1])
                 os._exit(0)
-            time.sleep(drawn.uniform(0, 0.15))
+            time.sleep(drawn.uniform(0.02, 0.25))
             os.kill(child, signal.SIGKILL)
             if os.waitpid(child, 0)[1] == 0:
                 break
@@ -273,6 +290,10 @@ def test_damage_is_named_with_its_fix(teacher, data, tmp_path):
     assert len(open_store(tmp_path)) == len(whole)
     capture(teacher, data, tmp_path, kind="topk")
     assert (tmp_path / "shards.jsonl").read_bytes().endswith(b"\n")
+    lines = (tmp_path / "shards.jsonl").read_bytes()
+    (tmp_path / "shards.jsonl").write_bytes(b"{]\n" + lines)
+    with pytest.raises(InputError, match=r"damaged shards\.jsonl"):
+        open_store(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="damaged manifest"):
         open_store(tmp_path)
