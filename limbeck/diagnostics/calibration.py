@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from limbeck.errors import InputError
 from limbeck.losses.divergence import entropy
 
-__all__ = ["ece", "entropy_gap", "fit_temperature", "reliability"]
+__all__ = ["binned", "ece", "entropy_gap", "fit_temperature", "reliability"]
 
 BOUND = math.log(100.0)  # of log tau: a classifier that is right (or wrong) everywhere has no best temperature
 
@@ -27,7 +27,12 @@ def reliability(log_probabilities: Tensor, labels: Tensor, bins: int = 15) -> li
     """
     _check(log_probabilities, labels, bins)
     confidence, predicted = log_probabilities.double().exp().max(1)
-    right = (predicted == labels).double()
+    return binned(confidence, predicted == labels, bins)
+
+
+def binned(confidence: Tensor, right: Tensor, bins: int = 15) -> list[tuple[float, float, int]]:
+    """:func:`reliability` of top probabilities (N,) and whether each was right (N,), where all logits are too many."""
+    confidence, right = confidence.double(), right.double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
     place = torch.bucketize(confidence, edges[1:-1])  # right edges belong to their bin
     found: list[tuple[float, float, int]] = []

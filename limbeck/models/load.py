@@ -26,7 +26,7 @@ from limbeck.models.classifier import Classifier, counted, same_classes
 from limbeck.models.resnet import resnet
 from limbeck.models.tiny import cnn, mixer, mlp, vit
 
-__all__ = ["NAMES", "load_classifier", "save_classifier"]
+__all__ = ["NAMES", "PICKLES", "load_classifier", "save_classifier", "seeded"]
 
 Shape = Sequence[int]
 Classes = int | Sequence[str]
@@ -74,7 +74,7 @@ def load_classifier(
     Raises:
         InputError: in one line that names the reference and what to do.
     """
-    with _seeded(seed):
+    with seeded(seed):
         model = _resolve(reference, shape, classes)
     if classes is not None and not isinstance(classes, int):
         same_classes(reference, model.classes, classes)
@@ -128,7 +128,8 @@ def save_classifier(model: nn.Module, folder: Path | str, *, reference: str | No
 
 
 @contextmanager
-def _seeded(seed: int) -> Generator[None, None, None]:
+def seeded(seed: int) -> Generator[None, None, None]:
+    """A block in which random numbers begin at a seed; afterwards the generators are where they were."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield

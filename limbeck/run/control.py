@@ -8,17 +8,16 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
-from torch import Tensor
+from torch import nn
 
 import limbeck
 from limbeck.core.card import find, method_class
 from limbeck.core.checkpoint import atomic_folder
 from limbeck.errors import InputError
-from limbeck.models.classifier import Classifier
-from limbeck.run.evaluation import evaluate
 from limbeck.run.outcome import Arm
 from limbeck.run.task import Task
 from limbeck.run.training import Training
@@ -30,7 +29,7 @@ SETTINGS = {
     "augment", "teacher_view", "steps", "batch", "accumulate", "optimizer", "lr", "momentum", "weight_decay",
     "schedule", "clip", "precision", "eval_every",
 }  # fmt: skip
-CODE = ("core", "data", "models", "methods/classification/supervised.py", "run/evaluation.py", "run/training.py")
+CODE = ("core", "data", "models", "run/evaluation.py", "run/training.py")
 
 
 def cache_folder() -> Path:
@@ -38,20 +37,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIMBECK_CACHE") or Path.home() / ".cache" / "limbeck") / "controls"
 
 
-def control(training: Training, teacher_log_probs: Tensor | None, cache: Path | None) -> Arm:
+def control(training: Training, targets: Any, cache: Path | None) -> Arm:
     """Train the control of a seed, or take it from the cache.
 
     Args:
         training: of the arm "control".
-        teacher_log_probs: the teacher's on the test images: the control, too, is compared with it.
+        targets: what the teacher says of the test data: the control, too, is compared with it.
         cache: a folder of controls by key; ``None`` to train in any case.
     """
     kept = cache / control_key(training.task, training.seed) if cache is not None else None
-    if kept is not None and (found := _load(kept, training, teacher_log_probs)) is not None:
+    if kept is not None and (found := _load(kept, training, targets)) is not None:
         return found
-    student = method_class(find("supervised")).distil(training.setting(), {})
-    assert isinstance(student, Classifier)
-    evaluation = evaluate(student, training.task.test, teacher_log_probs)
+    student = method_class(find(training.task.control)).distil(training.setting(), {})
+    evaluation = training.task.evaluate(student, targets)
     arm = Arm(seed=training.seed, evaluation=evaluation, curve=training.curve(), seconds=training.seconds())
     if kept is not None and training.of.main:
         _save(kept, arm, student)
@@ -70,16 +68,16 @@ def control_key(task: Task, seed: int) -> str:
         if kind.__module__.split(".")[0] not in ("torch", "limbeck", "transformers"):
             said.update(inspect.getsource(kind).encode())
     root = Path(limbeck.__file__).parent
-    for part in CODE:
+    for part in (*CODE, *task.code):
         for path in sorted((root / part).glob("*.py")) if (root / part).is_dir() else [root / part]:
             said.update(path.read_bytes())
     settings = task.spec.model_dump(mode="json", include=SETTINGS)
-    context = [task.train.fingerprint, task.test.fingerprint, settings, seed, task.device.type]
+    context = [*task.data.values(), settings, seed, task.device.type]
     said.update(json.dumps([*context, torch.__version__, os.environ.get("WORLD_SIZE", "1")]).encode())
     return said.hexdigest()[:24]
 
 
-def _save(kept: Path, arm: Arm, student: Classifier) -> None:
+def _save(kept: Path, arm: Arm, student: nn.Module) -> None:
     try:
         with atomic_folder(kept) as part:
             save_model(student, str(part / "student.safetensors"))
@@ -89,7 +87,7 @@ def _save(kept: Path, arm: Arm, student: Classifier) -> None:
         warnings.warn(f"the control was not cached: {error}", stacklevel=2)
 
 
-def _load(kept: Path, training: Training, teacher_log_probs: Tensor | None) -> Arm | None:
+def _load(kept: Path, training: Training, targets: Any) -> Arm | None:
     if not kept.is_dir():
         return None
     try:
@@ -102,7 +100,7 @@ def _load(kept: Path, training: Training, teacher_log_probs: Tensor | None) -> A
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         warnings.warn(f"the cached control {kept.name} is damaged ({error}); it is trained again", stacklevel=2)
         return None
-    evaluation = evaluate(student, training.task.test, teacher_log_probs)  # of the same weights, against this teacher
+    evaluation = training.task.evaluate(student, targets)  # of the same weights, against this teacher
     return arm.model_copy(update={"evaluation": evaluation, "cached": True})
 
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from limbeck.run.evaluation import evaluating
 from limbeck.run.outcome import Cost
 
-__all__ = ["bytes_of", "cost"]
+__all__ = ["bytes_of", "cost", "flops_of", "latency_of"]
 
 BUDGET_S = 0.4  # of timing
 WARM_UP, FEWEST, MOST = 3, 5, 200  # passes
@@ -33,8 +33,8 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
     """
     one = example[:1]
     with evaluating(model):
-        flops = _flops(lambda: model(one))
-        latency = _latency(lambda: model(one), one.device)
+        flops = flops_of(lambda: model(one))
+        latency = latency_of(lambda: model(one), one.device)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         flops=flops,
@@ -48,7 +48,7 @@ def bytes_of(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for held in (model.parameters(), model.buffers()) for t in held)
 
 
-def _flops(call: Callable[[], object]) -> int:
+def flops_of(call: Callable[[], object]) -> int:
     """Operations of a call, with fused attention taken apart: torch's counter knows neither the CPU's kernel for it nor
     the fast path of ``nn.MultiheadAttention``."""
     counter, fast = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
@@ -61,7 +61,7 @@ def _flops(call: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def _latency(call: Callable[[], object], device: torch.device) -> float:
+def latency_of(call: Callable[[], object], device: torch.device) -> float:
     """Median milliseconds of a call."""
 
     def timed() -> float:

@@ -77,6 +77,12 @@ def add_flags(parser: argparse.ArgumentParser, title: str, model: type[BaseModel
             dashed(f"--{prefix}{name}"), dest=f"{prefix}{name}", metavar=kind, default=argparse.SUPPRESS,
             help=_help(field).replace("%", "%%"), **settings,
         )  # fmt: skip
+        if kind == "yes|no":
+            group.add_argument(
+                dashed(f"--{prefix}no-{name}"),
+                dest=f"{prefix}{name}", action="store_const", const="no", default=argparse.SUPPRESS,
+                help=f"the same as --{prefix}{name} no",
+            )  # fmt: skip
 
 
 def _kind(hint: Any) -> tuple[str, bool]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
-__all__ = ["Arm", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Outcome", "interval", "paired_gain"]
+from limbeck.run.metric import ACCURACY, BITS, Metric
+
+__all__ = [
+    "TAGS", "Arm", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Judged", "Outcome", "Sample", "TextEvaluation",
+    "interval", "paired_gain",
+]  # fmt: skip
 
 VERSION = 1
 
@@ -26,50 +31,101 @@ class Finding(_Facts):
     fix: str = ""
 
 
-class Evaluation(_Facts):
-    """A classifier on held-out images. Accuracies in [0, 1], divergences in nats."""
+class _Predictions(_Facts):
+    """What is said of every classifier, of images or of the next word. Accuracies in [0, 1], divergences in nats."""
 
-    count: int
+    metric: ClassVar[Metric]
+    count: int  # images or words
     accuracy: float
     nll: float
     ece: float  # expected calibration error, 15 equal-width bins of the top probability
     reliability: list[tuple[float, float, int]]  # a bin's mean confidence, its accuracy, its count; empty bins left out
+    agreement: float | None = None  # share on which it decides as the teacher does
+    kl_to_teacher: float | None = None  # KL(teacher || student) at temperature 1
+
+    @property
+    def score(self) -> float:
+        """The headline number."""
+        return getattr(self, self.metric.field)
+
+
+class Evaluation(_Predictions):
+    """A classifier on held-out images."""
+
+    metric: ClassVar[Metric] = ACCURACY
     per_class: list[float]
     per_class_count: list[int]
-    agreement: float | None = None  # share of images on which it decides as the teacher does
-    kl_to_teacher: float | None = None  # KL(teacher || student) at temperature 1
+
+
+class Sample(_Facts):
+    """A held-out prompt, how its document goes on, and how a model does."""
+
+    prompt: str
+    reference: str
+    said: str
+
+
+class TextEvaluation(_Predictions):
+    """A language model on held-out text; the count is of words (tokens) to predict, EOS among them."""
+
+    metric: ClassVar[Metric] = BITS
+    bits_per_byte: float  # of the predicted words' UTF-8 bytes, so that tokenizers can be compared
+    perplexity: float
+    bytes: int
+    exact_match: float | None = None  # share of prompts whose completion greedy decoding gives word for word
+    prompts: int = 0  # that it was tried on
+    samples: list[Sample] = []
+    harness: dict[str, float] = {}  # tasks of lm-eval, when asked for: "task/metric"
+
+
+TAGS = ("image", "text")
+
+
+def _kind(given: Any) -> str:
+    named = given if isinstance(given, dict) else vars(given)
+    return "text" if "bits_per_byte" in named else "image"
+
+
+Judged = Annotated[Annotated[Evaluation, Tag("image")] | Annotated[TextEvaluation, Tag("text")], Discriminator(_kind)]
 
 
 class Cost(_Facts):
-    """What a model costs. Latency is the median of a batch of one on this machine; ``flops`` counts one image's
-    forward pass, a multiply-add as two."""
+    """What a model costs. Latency is the median on this machine of an image, or of a word that is generated;
+    ``flops`` counts the forward pass of one of them, a multiply-add as two."""
 
     parameters: int
     flops: int
     latency_ms: float
     memory_mb: float  # parameters and buffers
+    per_second: float | None = None  # words read a second, in one row as long as the context
 
 
 class Curve(_Facts):
     """How a training went, on held-out images."""
 
     steps: list[int]
-    accuracy: list[float]
+    accuracy: list[float] = []
     loss: list[float]  # mean training loss since the point before
+    bits_per_byte: list[float] = []
+
+    def of(self, metric: Metric) -> list[float]:
+        """The headline number at each step."""
+        return getattr(self, metric.field)
 
 
 class Arm(_Facts):
     """One training, of the control or of the method."""
 
     seed: int
-    evaluation: Evaluation
+    evaluation: Judged
     curve: Curve
     seconds: float
     cached: bool = False
 
 
 class Gain(_Facts):
-    """Method minus control over paired seeds, in points of accuracy, with a 95 % t interval (none below two seeds)."""
+    """How much better the method is than the control over paired seeds, in points of accuracy or in bits per byte,
+    with a 95 % t interval (none below two seeds)."""
 
     mean: float
     low: float | None
@@ -87,7 +143,7 @@ class Outcome(_Facts):
     spec: dict[str, Any]  # the resolved run file
     command: str
     classes: list[str]
-    teacher: Evaluation | None
+    teacher: Judged | None
     teacher_cost: Cost | None
     student_cost: Cost
     control: list[Arm]
@@ -96,6 +152,11 @@ class Outcome(_Facts):
     preflight: list[Finding]
     environment: dict[str, Any]
     notes: list[str] = []
+
+    @property
+    def metric(self) -> Metric:
+        """What the run is judged by."""
+        return self.distilled[0].evaluation.metric
 
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
@@ -116,8 +177,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float] | None:
 
 def paired_gain(control: Sequence[Arm], distilled: Sequence[Arm]) -> Gain:
     """The gain of a method over its control, seed by seed."""
-    base = {arm.seed: arm.evaluation.accuracy for arm in control}
-    points = [100.0 * (arm.evaluation.accuracy - base[arm.seed]) for arm in distilled]
-    found = interval(points)
-    mean, low, high = found if found is not None else (fmean(points), None, None)
-    return Gain(mean=mean, low=low, high=high, per_seed=points)
+    base = {arm.seed: arm.evaluation.score for arm in control}
+    gains = [arm.evaluation.metric.gain(base[arm.seed], arm.evaluation.score) for arm in distilled]
+    found = interval(gains)
+    mean, low, high = found if found is not None else (fmean(gains), None, None)
+    return Gain(mean=mean, low=low, high=high, per_seed=gains)

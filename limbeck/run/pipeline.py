@@ -9,17 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from limbeck.core.card import find, method_class
 from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
-from limbeck.models.classifier import Classifier
-from limbeck.models.load import CARD, load_classifier, save_classifier
 from limbeck.run.control import cache_folder, control
-from limbeck.run.cost import cost
 from limbeck.run.doctor import environment
-from limbeck.run.evaluation import evaluate, log_probabilities
 from limbeck.run.folder import Log, RunFolder
 from limbeck.run.outcome import Arm, Finding, Outcome, paired_gain
 from limbeck.run.preflight import preflight
@@ -100,7 +94,7 @@ def run(
         if main:
             outcome = _outcome(task, folder, pairs, found)
             write_report(outcome, folder.root)
-            write_atomic(folder.student / "README.md", _model_card(outcome, task.train.shape))
+            write_atomic(folder.student / "README.md", task.model_card(_card_text(outcome)))
         if accelerator is not None:
             accelerator.wait_for_everyone()
         return read_outcome(folder.root)
@@ -123,7 +117,7 @@ def refuse(findings: Sequence[Finding]) -> None:
 
 
 def _begin(task: Task, folder: RunFolder, check: Callable[[Task], list[Finding]], *, force: bool) -> list[Finding]:
-    facts = {**environment(), "data": {"train": task.train.fingerprint, "test": task.test.fingerprint}}
+    facts = {**environment(), "data": dict(task.data)}
     if folder.run_file.exists():
         return folder.go_on(task.spec, facts)
     folder.check_new()
@@ -139,11 +133,10 @@ class _Arms:
 
     def __init__(self, of: Run, cache: Path | None) -> None:
         self.of, self.cache = of, cache
-        self.targets: Tensor | None = None
 
     def control(self, seed: int) -> Arm:
         """The student without the teacher."""
-        return self._once(seed, "control", lambda training: control(training, self._targets(), self.cache))
+        return self._once(seed, "control", lambda training: control(training, self.of.task.targets(), self.cache))
 
     def method(self, seed: int) -> Arm:
         """The student with it; the first seed's is kept."""
@@ -152,11 +145,11 @@ class _Arms:
     def _distil(self, training: Training) -> Arm:
         task = self.of.task
         student = method_class(find(task.spec.method)).distil(training.setting(), typed_values(task.spec))
-        if not isinstance(student, Classifier):
-            raise TypeError(f"{task.spec.method} made a {type(student).__name__}, which is no Classifier")
-        evaluation = evaluate(student, task.test, self._targets())
+        if not task.accepts(student):
+            raise TypeError(f"{task.spec.method} made a {type(student).__name__}, which is no student of this run")
+        evaluation = task.evaluate(student, task.targets())
         if training.seed == task.spec.first_seed and self.of.main:
-            save_classifier(student, self.of.folder.student)
+            task.save(student, self.of.folder.student)
         return Arm(seed=training.seed, evaluation=evaluation, curve=training.curve(), seconds=training.seconds())
 
     def _once(self, seed: int, name: str, make: Callable[[Training], Arm]) -> Arm:
@@ -167,15 +160,9 @@ class _Arms:
         if self.of.main:
             write_atomic(path, arm.model_dump_json(indent=1))
         how = " (from the cache)" if arm.cached else f" in {arm.seconds:.0f} s"
-        self.of.show.line(f"seed {seed}  {name}: test accuracy {arm.evaluation.accuracy:.1%}{how}")
+        metric = self.of.task.metric
+        self.of.show.line(f"seed {seed}  {name}: test {metric.name} {metric.show(arm.evaluation.score)}{how}")
         return arm
-
-    def _targets(self) -> Tensor | None:
-        """The teacher's log-probabilities on the test images, computed once."""
-        teacher = self.of.task.teacher
-        if self.targets is None and teacher is not None:
-            self.targets = log_probabilities(teacher, self.of.task.test)
-        return self.targets
 
 
 def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found: list[Finding]) -> Outcome:
@@ -188,7 +175,6 @@ def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found:
         notes.append("Controls were taken from the cache: the same student, data and settings were trained before.")
     if any(f.status == "failed" for f in found):
         notes.append("The run was forced in spite of a failed preflight.")
-    student, teacher = load_classifier(str(folder.student)).to(task.device), task.teacher
     return Outcome(
         method=spec.method,
         card=asdict(find(spec.method)),
@@ -196,9 +182,9 @@ def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found:
         spec=spec.model_dump(mode="json"),
         command=command(spec, folder.root.name),
         classes=list(task.classes),
-        teacher=evaluate(teacher, task.test) if teacher is not None else None,
-        teacher_cost=cost(teacher, teacher.example) if teacher is not None else None,
-        student_cost=cost(student, student.example),
+        teacher=task.judged_teacher(),
+        teacher_cost=task.teacher_cost(),
+        student_cost=task.cost(task.load(folder.student)),
         control=list(control_arms),
         distilled=list(arms),
         gain=paired_gain(control_arms, arms),
@@ -208,14 +194,16 @@ def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found:
     )
 
 
-def _model_card(outcome: Outcome, shape: tuple[int, ...]) -> str:
+def _card_text(outcome: Outcome) -> str:
     """What someone who finds the student's folder must know."""
-    card, arm = outcome.card, outcome.distilled[0]
-    text = f"""{sentence(outcome)}
+    card, arm, metric = outcome.card, outcome.distilled[0], outcome.metric
+    known = "knows no class but those; its" if outcome.classes else "repeats what it read, true or not; its"
+    what = f"{len(outcome.classes)} classes, " if outcome.classes else ""
+    return f"""{sentence(outcome)}
 
 - Method: `{outcome.method}`, {card["title"]} ({card["year"]}), {card["url"]}
-- Data: `{redact_text(outcome.spec["data"])}`, {len(outcome.classes)} classes, tested on {arm.evaluation.count:,} images
-- Test accuracy of these weights (seed {arm.seed}): {arm.evaluation.accuracy:.1%}
+- Data: `{redact_text(outcome.spec["data"])}`, {what}tested on {arm.evaluation.count:,} {metric.item}s
+- Test {metric.name} of these weights (seed {arm.seed}): {metric.show(arm.evaluation.score)}
 - Size: {outcome.student_cost.parameters:,} parameters, {1000 * outcome.student_cost.memory_mb:,.0f} kB
 
 Repeat the run:
@@ -224,9 +212,8 @@ Repeat the run:
 {redact_command(outcome.command)}
 ```
 
-Limitations: it was trained and tested on the data above alone and knows no class but those; its probabilities are only
+Limitations: it was trained and tested on the data above alone and {known} probabilities are only
 as calibrated as the run's report says; what the teacher gets wrong, the student may have learnt."""
-    return CARD.format(text=text, shape="x".join(map(str, shape)), count=len(outcome.classes))
 
 
 def _accelerator(task: Task, folder: RunFolder) -> Accelerator | None:

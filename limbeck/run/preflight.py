@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,36 +10,13 @@ import torch
 from limbeck.core.card import Card
 from limbeck.core.checkpoint import restore_rng, rng_state
 from limbeck.errors import InputError
-from limbeck.run.checks import data, teacher, training
 from limbeck.run.checks.bench import Bench
-from limbeck.run.checks.equality import zero_at_equality
-from limbeck.run.checks.memory import memory
+from limbeck.run.checks.capabilities import capabilities
 from limbeck.run.checks.said import Said
 from limbeck.run.outcome import Finding
 from limbeck.run.task import Task
 
-__all__ = ["CHECKS", "preflight"]
-
-CHECKS: dict[str, Callable[[Bench], Said]] = {
-    "teacher's capabilities": teacher.capabilities,
-    "classes": data.classes,
-    "class balance": data.balance,
-    "train and test": data.overlap,
-    "labels of duplicates": data.conflicts,
-    "pixels": data.pixels,
-    "sample index": data.index,
-    "last batch": data.last_batch,
-    "repeatable teacher": teacher.repeatable,
-    "class order": teacher.class_order,
-    "worth of the teacher": teacher.worth,
-    "finite terms": training.finite,
-    "gradient": training.gradient,
-    "frozen teacher": training.teacher_frozen,
-    "one view": training.one_view,
-    "zero at equality": zero_at_equality,
-    "falling loss": training.loss_falls,
-    "memory": memory,
-}
+__all__ = ["preflight"]
 
 
 def preflight(task: Task, card: Card, values: Mapping[str, Any]) -> list[Finding]:
@@ -51,16 +28,16 @@ def preflight(task: Task, card: Card, values: Mapping[str, Any]) -> list[Finding
         values: the method's hyper-parameters.
 
     Returns:
-        One finding a check, in the order of :data:`CHECKS`; a teacher that cannot serve the method ends it at once.
+        One finding a check, in the order of the task's checks; a teacher that cannot serve the method ends it at once.
 
     Raises:
         InputError: when the method cannot be built from these models and values.
     """
-    return list(_findings(Bench(task, card, values)))
+    return list(_findings(task.bench(card, values)))
 
 
 def _findings(bench: Bench) -> Iterator[Finding]:
-    for name, check in CHECKS.items():
+    for name, check in bench.task.checks.items():
         kept = rng_state()
         try:
             with torch.enable_grad():
@@ -72,5 +49,5 @@ def _findings(bench: Bench) -> Iterator[Finding]:
         finally:
             restore_rng(kept)
         yield Finding(name=name, status=said.status, measured=said.measured, fix=said.fix)
-        if check is teacher.capabilities and said.status == "failed":
+        if check is capabilities and said.status == "failed":
             return

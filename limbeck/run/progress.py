@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from limbeck.run.metric import ACCURACY, BITS
+
 __all__ = ["Show"]
 
 LINE_EVERY_S = 20.0  # between two lines where there is no terminal
@@ -56,9 +58,10 @@ class Show:
         now = time.monotonic()
         rate = (done - self.first) / max(now - self.begun, 1e-9)
         shown = [f"loss {row['logs']['loss']:.4g}"] if "loss" in row["logs"] else []
-        shown += [f"accuracy {row['accuracy']:.1%}"] if "accuracy" in row else []
+        scores = [m for m in (ACCURACY, BITS) if m.field in row]
+        shown += [f"{metric.name} {metric.show(row[metric.field])}" for metric in scores]
         self.bars.update(self.bar, rate=f"{rate:.3g}/s")
-        if shown and ("accuracy" in row or self.bars.disable):
+        if shown and (scores or self.bars.disable):
             self.bars.update(self.bar, now=" ".join(shown))
         if self.bars.disable and now - self.said >= LINE_EVERY_S:
             self.said, left = now, (self.steps - done) / max(rate, 1e-9)

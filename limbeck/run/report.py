@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from limbeck import __version__
 from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
-from limbeck.run.outcome import VERSION, Outcome
+from limbeck.run.outcome import TAGS, VERSION, Outcome
 from limbeck.run.redact import redact, redact_command
 from limbeck.run.words import sentence
 
@@ -73,7 +73,7 @@ def read_outcome(folder: Path) -> Outcome:
     try:
         return Outcome.model_validate(facts)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole"
+        where = ".".join(str(part) for part in error.errors()[0]["loc"] if part not in TAGS) or "the whole"
         raise InputError("run", str(path), f"is damaged at {where}; run again into another folder") from None
 
 

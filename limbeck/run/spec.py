@@ -35,6 +35,8 @@ M = TypeVar("M", bound=BaseModel)
 VERSION = 1
 LARGEST = 1_000_000  # bytes of a run file
 Whole = Annotated[int, Field(ge=1, le=10**9)]
+OF_IMAGES = ("size", "label_noise", "augment", "teacher_view")
+OF_TEXT = ("context", "pack", "long", "tokenizer", "lm_eval")
 
 
 class _Checked(BaseModel):
@@ -59,25 +61,48 @@ class RunSpec(_Checked):
     method: str = Field(description="the method's key; `limbeck methods` lists them")
     values: dict[str, Any] = Field({}, description="the method's hyper-parameters")
     student: str = Field(
-        description="what is trained: a small network (cnn-8-16), pkg.module:factory, folder or Hub id"
+        description="what is trained: a small network (cnn-8-16, llama-64x2), layers-6@MODEL, lora-8@MODEL, "
+        "pkg.module:factory, folder or Hub id"
     )
     teacher: Annotated[list[str], BeforeValidator(lambda t: [t] if isinstance(t, str) else t)] = Field(
-        [], description="a pretrained network: a folder, file or Hub id; again for several"
+        [],
+        description="a pretrained network: a folder, file or Hub id; store:FOLDER; http://host/v1#model; "
+        "again for several",
     )
-    data: str = Field(description="images: digits, a folder, a .parquet or .npz file, a Hub data set")
+    data: str = Field(
+        description="images: digits, a folder, a .parquet or .npz file, a Hub data set; "
+        "text: manual, arithmetic, a .txt, .jsonl or .parquet file, train,test, a Hub data set"
+    )
+    limit: Whole | None = Field(
+        None, description="keep this many training images, every class in proportion, or documents"
+    )
     size: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="resize images to this square")
-    limit: Whole | None = Field(None, description="keep this many training images, every class in proportion")
     label_noise: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="share of training labels made wrong")
     augment: str = Field("none", description="of training images, by kornia, such as crop+flip")
     teacher_view: Literal["same", "separate", "clean"] = Field("same", description="the view the teacher sees")
+    context: Annotated[int, Field(ge=8, le=2**20)] | None = Field(
+        None, description="tokens of a row of text, at most; 256 by default"
+    )
+    pack: bool | None = Field(
+        None, description="fill rows with several documents; by default for plain text, never for prompts"
+    )
+    long: Literal["refuse", "truncate", "drop"] | None = Field(
+        None, description="what happens to a prompt with completion longer than the context; refuse by default"
+    )
+    tokenizer: str | None = Field(
+        None, description="of a student without one: bytes, bpe-1024, a folder, a Hub id; the teacher's by default"
+    )
+    lm_eval: list[str] = Field([], description="a task of lm-eval, by its name or its .yaml file; repeat for several")
     steps: Whole | None = Field(None, description="optimiser steps of one training")
     epochs: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
-        None, description="passes over the data, instead of --steps; 30 when neither is given"
+        None, description="passes over the data, instead of --steps; 30 for images, 3 for text, when neither is given"
     )
-    batch: Whole = Field(64, description="images a batch")
+    batch: Whole | None = Field(None, description="images, or rows of text, a batch; 64 images, 16 rows by default")
     accumulate: Annotated[int, Field(ge=1, le=10**4)] = Field(1, description="batches averaged into one step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="of the method and of its control")
-    lr: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate; 0.003 (adamw), 0.1 (sgd)")
+    lr: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="peak learning rate; 0.003 (adamw), 0.1 (sgd); trained language models 0.0001"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd, unused by adamw")
     weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="decoupled for adamw, L2 for sgd")
     schedule: Literal["cosine", "constant", "step"] = Field(
@@ -138,7 +163,12 @@ def make_spec(given: Mapping[str, Any]) -> RunSpec:
     if isinstance(version, int) and version > VERSION:
         raise InputError("version", version, f"is newer than this limbeck reads ({VERSION}); upgrade limbeck")
     spec = _validated(RunSpec, given, "")
-    model = values_model(find(spec.method).key)
+    card = find(spec.method)
+    kind, other = ("text", OF_IMAGES) if card.modality == "text" else ("images", OF_TEXT)
+    for name in other:
+        if (held := getattr(spec, name)) != RunSpec.model_fields[name].get_default(call_default_factory=True):
+            raise InputError(name, str(held), f"does not apply: {spec.method} learns from {kind}; leave it out")
+    model = values_model(card.key)
     return spec.model_copy(update={"values": _validated(model, spec.values, "method.").model_dump(mode="json")})
 
 

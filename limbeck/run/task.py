@@ -1,64 +1,115 @@
-"""What a run works on, once every name in its run file has become a model or a data set."""
+"""What a run works on, once every name in its run file has become a model or data: one face for every modality."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from limbeck.data.batches import Batches
-from limbeck.data.images import ImageSet
-from limbeck.models.classifier import Classifier
+from limbeck.core.card import Card
+from limbeck.data.stream import Stream
+from limbeck.run.metric import Metric
+from limbeck.run.outcome import Cost, Evaluation, TextEvaluation
+from limbeck.run.spec import RunSpec
 
 if TYPE_CHECKING:
-    from limbeck.run.spec import RunSpec
+    from limbeck.run.checks.bench import Bench
+    from limbeck.run.checks.said import Said
 
-__all__ = ["Ensemble", "Task"]
-
-
-class Ensemble(Classifier):
-    """Several classifiers as one, for evaluation: the log of their mean probability."""
-
-    def __init__(self, members: Sequence[Classifier]) -> None:
-        nn.Module.__init__(self)  # there is no network of its own to look into
-        first = members[0]
-        self.members = nn.ModuleList(members)
-        self.shape, self.classes, self.reference = first.shape, first.classes, ""
-        self.register_buffer("mean", first.mean.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        logs = torch.stack([member(x).log_softmax(1) for member in self.members])
-        return logs.logsumexp(0) - torch.tensor(float(len(logs))).log()
+__all__ = ["Task"]
 
 
-@dataclass(frozen=True)
-class Task:
-    """Image classification: models, data and the settings they came from.
+class Task(Protocol):
+    """Models, data and how they are judged. ``run/vision`` has the one of images, ``run/language`` that of text."""
 
-    Args:
-        student: a fresh student; the same seed gives the same weights, and the caller's random state is left alone.
-        teachers: pretrained, frozen; perhaps none.
-        train: what is trained on.
-        test: held-out images: nothing is trained on them.
-        batches: training batches in the order of a seed, with the run's augmentation.
-        classes: the classes' names, in the order of the logits.
-        spec: the resolved run file.
-        device: where the models are.
-    """
-
-    student: Callable[[int], Classifier]
-    teachers: Sequence[Classifier]
-    train: ImageSet
-    test: ImageSet
-    batches: Callable[[int], Batches]
-    classes: tuple[str, ...]
-    spec: RunSpec
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    metric: ClassVar[Metric]
+    """The headline number."""
+    control: ClassVar[str]
+    """The key of the method that trains without a teacher."""
+    code: ClassVar[Sequence[str]]
+    """The files of this package, beside the common ones, that a control depends on."""
 
     @property
-    def teacher(self) -> Classifier | None:
-        """The teachers as one classifier, for evaluation."""
-        return None if not self.teachers else self.teachers[0] if len(self.teachers) == 1 else Ensemble(self.teachers)
+    def spec(self) -> RunSpec:
+        """The resolved run file."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        ...
+
+    @property
+    def teachers(self) -> Sequence[nn.Module]:
+        """Pretrained, frozen; perhaps none."""
+        ...
+
+    @property
+    def data(self) -> Mapping[str, str]:
+        """Fingerprints of the training and the test data."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes; none for text."""
+        ...
+
+    def student(self, seed: int, /) -> nn.Module:
+        """A fresh student; the same seed gives the same weights, and the caller's random state is left alone."""
+        ...
+
+    def batches(self, seed: int, /) -> Stream[Any]:
+        """Training batches in the order of a seed."""
+        ...
+
+    def accepts(self, model: nn.Module, /) -> bool:
+        """Whether a model is of the kind that is trained here."""
+        ...
+
+    def targets(self) -> Any:
+        """What the teacher says of the test data, for :meth:`evaluate`; ``None`` without one. Computed once."""
+        ...
+
+    def evaluate(self, model: nn.Module, targets: Any = None, /) -> Evaluation | TextEvaluation:
+        """Everything a report says about a model's predictions."""
+        ...
+
+    def score(self, model: nn.Module, /) -> float:
+        """The headline number alone, while the model trains."""
+        ...
+
+    def judged_teacher(self) -> Evaluation | TextEvaluation | None:
+        """The teacher's evaluation, where there is a teacher that can be asked."""
+        ...
+
+    def cost(self, model: nn.Module, /) -> Cost:
+        """What a model costs to run."""
+        ...
+
+    def teacher_cost(self) -> Cost | None:
+        """The teacher's cost, where it is a network in memory."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path, /) -> None:
+        """Write a student so that :meth:`load` reads back the same, bit for bit."""
+        ...
+
+    def load(self, folder: Path, /) -> nn.Module:
+        """The student in a folder, where the models are."""
+        ...
+
+    def model_card(self, text: str, /) -> str:
+        """The ``README.md`` of a student's folder, with what the run has to say."""
+        ...
+
+    def bench(self, card: Card, values: Mapping[str, Any], /) -> Bench:
+        """The run in copies to try things on, for the preflight."""
+        ...
+
+    @property
+    def checks(self) -> Mapping[str, Callable[[Any], Said]]:
+        """The preflight's checks by name, in their order."""
+        ...

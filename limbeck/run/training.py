@@ -18,8 +18,6 @@ from limbeck.core.fit import iterate
 from limbeck.core.method import MakeOptimizer, Method, Schedule, Setting
 from limbeck.core.modules import unwrap
 from limbeck.core.schedule import Cosine, Piecewise
-from limbeck.models.classifier import Classifier
-from limbeck.run.evaluation import evaluate
 from limbeck.run.folder import FitId, Log, RunFolder
 from limbeck.run.outcome import Curve
 from limbeck.run.progress import Show
@@ -100,7 +98,7 @@ class Training:
         assert self.task.spec.steps is not None
         return Setting(self.student, self.task.teachers, self.data, self.task.spec.steps, self.fit)
 
-    def student(self) -> Classifier:
+    def student(self) -> nn.Module:
         """The next fresh student; the control's first and the method's first are the same."""
         self.students += 1
         return self.task.student(self.seed + APART * (self.students - 1))
@@ -136,8 +134,8 @@ class Training:
                 row = {"step": done, "steps": total, "logs": logs, "seconds": round(seconds, 3)}
                 student = getattr(method, "student", None)
                 inner = unwrap(student) if isinstance(student, nn.Module) else None
-                if test and "loss" in logs and isinstance(inner, Classifier):
-                    row |= {"accuracy": evaluate(inner, self.task.test).accuracy}
+                if test and "loss" in logs and inner is not None and self.task.accepts(inner):
+                    row |= {self.task.metric.field: self.task.score(inner)}
                 self.of.log.write(which, row)
                 self._track(which, row)
                 clock = time.perf_counter()
@@ -152,29 +150,30 @@ class Training:
 
     def _track(self, which: FitId, row: Mapping[str, Any]) -> None:
         if self.of.accelerator is not None:
-            scalars = {**row["logs"], **{name: row[name] for name in ("accuracy",) if name in row}}
+            scalars = {**row["logs"], **{name: row[name] for name in (self.task.metric.field,) if name in row}}
             self.of.accelerator.log(
                 {"/".join((*map(str, which), name)): scalar for name, scalar in scalars.items()}, step=row["step"]
             )
 
     def curve(self) -> Curve:
-        """The test accuracies on the way; the steps of a procedure's trainings are counted on."""
-        steps, accuracy, losses, before = list[int](), list[float](), list[float](), 0
+        """How it did on the test data on the way; the steps of a procedure's trainings are counted on."""
+        steps, scores, losses, before = list[int](), list[float](), list[float](), 0
+        field = self.task.metric.field
         for which in self.fits:
             since, total, count = 0, 0.0, 0
             for row in self.of.log.of(which):
                 total += row["logs"].get("loss", 0.0) * (row["step"] - since)
                 since, count = row["step"], count + row["step"] - since
-                if "accuracy" in row:
+                if field in row:
                     steps.append(before + row["step"])
-                    accuracy.append(row["accuracy"])
+                    scores.append(row[field])
                     losses.append(total / count)
                     total, count = 0.0, 0
             before += since
-        return Curve(steps=steps, accuracy=accuracy, loss=losses)
+        return Curve.model_validate({"steps": steps, "loss": losses, field: scores})
 
     def seconds(self) -> float:
-        """The time of all trainings, test accuracies not counted."""
+        """The time of all trainings, tests not counted."""
         return sum(row["seconds"] for which in self.fits for row in self.of.log.of(which)[-1:])
 
 

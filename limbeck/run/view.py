@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from limbeck.run.outcome import Arm, Gain, Outcome
+from limbeck.run.outcome import Arm, Evaluation, Gain, Outcome
 from limbeck.run.plots import Line, Scale, Track, curves, mean_line, plain, pooled, reliability
 from limbeck.run.words import (
     Stat,
@@ -309,11 +309,12 @@ class ClassRow:
 
 
 def _classes(o: Outcome) -> dict[str, object] | None:
-    if is_control(o):
+    if is_control(o) or not o.classes:
         return None
-    counts = o.distilled[0].evaluation.per_class_count
-    control, method = ([fmean(v) for v in zip(*(arm.evaluation.per_class for arm in arms), strict=True)]
-                       for arms in (o.control, o.distilled))  # fmt: skip
+    held = [[arm.evaluation for arm in arms if isinstance(arm.evaluation, Evaluation)]
+            for arms in (o.control, o.distilled)]  # fmt: skip
+    counts = held[1][0].per_class_count
+    control, method = ([fmean(v) for v in zip(*(found.per_class for found in arm), strict=True)] for arm in held)
     known = [i for i, count in enumerate(counts) if count > 0]
     gains = {i: 100 * (method[i] - control[i]) for i in known}
     scale = Scale.around(list(gains.values()) or [0.0], zero=True)

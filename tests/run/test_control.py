@@ -10,13 +10,13 @@ import pytest
 
 from limbeck.methods.classification.supervised import Supervised
 from limbeck.run.control import control, control_key
-from limbeck.run.evaluation import log_probabilities
 from limbeck.run.folder import Log, RunFolder
 from limbeck.run.outcome import Arm
 from limbeck.run.progress import Show
 from limbeck.run.resolve import resolve
 from limbeck.run.spec import make_spec
 from limbeck.run.training import Run, Training
+from limbeck.run.vision.evaluation import log_probabilities
 
 Settings = dict[str, Any]
 

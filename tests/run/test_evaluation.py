@@ -9,8 +9,8 @@ from limbeck.core.fit import NonFinite
 from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
 from limbeck.models.classifier import Classifier
-from limbeck.run.evaluation import evaluate, log_probabilities
 from limbeck.run.outcome import Evaluation
+from limbeck.run.vision.evaluation import evaluate, log_probabilities
 from tests.worlds import vision_world
 
 

@@ -21,7 +21,6 @@ from limbeck.errors import InputError
 from limbeck.methods.classification.supervised import Supervised
 from limbeck.models.load import load_classifier
 from limbeck.run import pipeline
-from limbeck.run.evaluation import evaluate, log_probabilities
 from limbeck.run.folder import FitId, Log, RunFolder
 from limbeck.run.outcome import Finding
 from limbeck.run.pipeline import distil, run
@@ -30,6 +29,7 @@ from limbeck.run.report import read_outcome
 from limbeck.run.resolve import resolve
 from limbeck.run.spec import make_spec, read_yaml
 from limbeck.run.training import Run, Training
+from limbeck.run.vision.evaluation import evaluate, log_probabilities
 from tests.run.conftest import Said
 
 Settings = dict[str, Any]

@@ -24,11 +24,12 @@ from limbeck.losses.divergence import distil_kl, kl, soft_log
 from limbeck.models.classifier import Classifier
 from limbeck.models.tiny import cnn
 from limbeck.run.checks import bench, memory
-from limbeck.run.checks.bench import Bench
 from limbeck.run.checks.said import Said
-from limbeck.run.preflight import CHECKS, preflight
+from limbeck.run.preflight import preflight
 from limbeck.run.spec import make_spec
-from limbeck.run.task import Task
+from limbeck.run.vision.bench import ImageBench as Bench
+from limbeck.run.vision.checks import CHECKS
+from limbeck.run.vision.task import ImageTask as Task
 from tests.worlds import CLASSES, SHAPE, vision_world
 
 

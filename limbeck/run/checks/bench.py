@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -16,18 +15,12 @@ from torch import Tensor, nn
 from limbeck.core.card import Card, method_class
 from limbeck.core.checkpoint import restore_rng, rng_state
 from limbeck.core.method import Clock, Method, Setting, Update
-from limbeck.data.batches import Batches, Images
-from limbeck.data.images import ImageSet
-from limbeck.models.classifier import Classifier
-from limbeck.run.evaluation import log_probabilities
 from limbeck.run.task import Task
 
 __all__ = ["CLOCKS", "Bench", "Fit", "gradients", "same_draws", "teachers_of", "updates"]
 
 STEPS = 100
 CLOCKS = (Clock(0, STEPS), Clock(STEPS // 2, STEPS), Clock(STEPS - 1, STEPS))  # schedules and stages differ over a run
-PROBED = 512  # held-out images that the teacher is tried on
-TRIED = 64  # images a training step is tried with
 FITS = 3  # of a procedure that are looked at
 
 
@@ -35,7 +28,7 @@ class Fit(NamedTuple):
     """A method as a run would train it, untrained, and a batch of what it would be trained on."""
 
     method: Method
-    batch: Images
+    batch: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,52 +40,48 @@ class Bench:
     values: Mapping[str, Any]
 
     @cached_property
-    def student(self) -> Classifier:
+    def student(self) -> Any:
         """The run's first student, untrained. Only to be looked at."""
         return self.task.student(self.task.spec.first_seed)
 
     @cached_property
-    def batches(self) -> Batches:
+    def batches(self) -> Any:
         """The batches that the run would train on."""
         return self.task.batches(self.task.spec.first_seed)
 
     @cached_property
-    def data(self) -> Batches:
-        """Small batches of a few images of every class, with the run's augmentation; rows are numbered within them."""
-        run = self.batches
-        few = self.task.train.limited(per_class=ceil(4 * TRIED / len(self.task.classes)))
-        size = max(1, min(run.batch, TRIED, len(few)))
-        return Batches(few, size, seed=run.seed, augment=run.augment, teacher_view=run.teacher_view)
+    def data(self) -> Any:
+        """Small batches of a few samples, made as the run's are."""
+        raise NotImplementedError
 
     @cached_property
-    def batch(self) -> Images:
-        """One of them, where the student is."""
-        return next(iter(self.data)).to(self.student.mean.device)
+    def batch(self) -> Any:
+        """One of them, where the models are."""
+        return next(iter(self.data)).to(self.task.device)
 
-    @cached_property
-    def probe(self) -> ImageSet:
-        """A few hundred held-out images of known class."""
-        known = self.task.test.subset((self.task.test.labels >= 0).nonzero()[:, 0])
-        return known.limited(count=PROBED)
+    @property
+    def double(self) -> nn.Module:
+        """The network that is student and teacher at once, where the two are to be equal."""
+        return self.task.teachers[0] if self.task.teachers else self.student
 
-    @cached_property
-    def predictions(self) -> list[Tensor]:
-        """Every teacher's log-probabilities on the probe."""
-        return [log_probabilities(teacher, self.probe) for teacher in self.task.teachers]
+    @property
+    def growth(self) -> float:
+        """How many times as large as the small batch the run's is."""
+        return self.batches.batch / len(self.batch.y)
 
     @property
     def teaches(self) -> bool:
         """Whether a pretrained teacher takes part."""
         return self.card.teacher not in ("none", "online", "previous") and bool(self.task.teachers)
 
-    def teachers(self) -> list[Classifier]:
+    def teachers(self) -> list[Any]:
         """Copies of the run's teachers."""
         return [copy.deepcopy(teacher) for teacher in self.task.teachers]
 
     def fits(
         self,
-        student: Callable[[], Classifier] | None = None,
-        teachers: Sequence[Classifier] | None = None,
+        student: Callable[[], nn.Module] | None = None,
+        teachers: Sequence[nn.Module] | None = None,
         values: Mapping[str, Any] | None = None,
     ) -> list[Fit]:
         """What the run's procedure would train: the first three fits of the method's own class.
@@ -102,9 +91,9 @@ class Bench:
             teachers: in place of copies of the run's teachers.
             values: in place of the run's hyper-parameters.
         """
-        own, found, device = method_class(self.card), list[Fit](), self.student.mean.device
+        own, found, device = method_class(self.card), list[Fit](), self.task.device
 
-        def look(method: Method, *, data: Iterable[Images] | None = None, **_: Any) -> None:
+        def look(method: Method, *, data: Iterable[Any] | None = None, **_: Any) -> None:
             if isinstance(method, own):
                 batch = next(iter(data if data is not None else self.data))
                 found.append(Fit(method.to(device), batch.to(device)))
@@ -117,7 +106,7 @@ class Bench:
             own.distil(Setting(made, given, self.data, STEPS, look), self.values if values is None else values)
         return found
 
-    def fit(self, teachers: Sequence[Classifier] | None = None) -> Fit:
+    def fit(self, teachers: Sequence[nn.Module] | None = None) -> Fit:
         """The last of :meth:`fits`: generations begin with one that has no teacher yet."""
         return self.fits(teachers=teachers)[-1]
 
@@ -126,7 +115,7 @@ class _Enough(Exception):
     """Stops a procedure whose first fits are known."""
 
 
-def updates(method: Method, batch: Images, clock: Clock) -> Iterator[Update]:
+def updates(method: Method, batch: Any, clock: Clock) -> Iterator[Update]:
     """A method's updates on a batch, with no step taken between them."""
     running = method.updates(batch, clock)
     update = next(running, None)

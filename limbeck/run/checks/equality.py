@@ -42,7 +42,7 @@ def zero_at_equality(bench: Bench) -> Said:
 
 
 def _compare(bench: Bench, promised: tuple[str, ...], values: Mapping[str, Any]) -> Said:
-    network = bench.task.teachers[0] if bench.task.teachers else bench.student
+    network = bench.double
     teachers = [copy.deepcopy(network) for _ in bench.task.teachers]
     found = dict[str, tuple[Size, Size]]()
     for fit in bench.fits(lambda: copy.deepcopy(network).requires_grad_(True), teachers, values):

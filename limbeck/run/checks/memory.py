@@ -34,8 +34,8 @@ def memory(bench: Bench) -> Said:
             largest, kept = max(largest, sum(kept.values())), dict[int, int]()
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     states = 2 if bench.task.spec.optimizer == "adamw" else 1
-    needed = bytes_of(method) + (1 + states) * trained + largest * bench.batches.batch / len(batch.y)
-    free = _free(bench.student.mean.device)
+    needed = bytes_of(method) + (1 + states) * trained + largest * bench.growth
+    free = _free(bench.task.device)
     measured = f"about {needed / 1e6:,.1f} MB of {free / 1e6:,.0f} MB that are free"
     if needed > free:
         return failed(measured, "Use a smaller batch with accumulate, precision bf16, or a smaller model.")

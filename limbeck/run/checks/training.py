@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from limbeck.core.fit import fit
 from limbeck.core.method import MakeOptimizer, Method
-from limbeck.data.batches import Images
 from limbeck.run.checks.bench import CLOCKS, Bench, gradients, same_draws, teachers_of, updates
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 from limbeck.run.training import make_optimizer
@@ -37,7 +36,7 @@ def finite(bench: Bench) -> Said:
 def gradient(bench: Bench) -> Said:
     """The loss reaches every trainable parameter of the student."""
     method, batch = bench.fit()
-    student = _student(method.train())
+    student = student_of(method.train())
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     if not named:
         return failed("the student has no trainable parameter", "Unfreeze it: student.requires_grad_(True).")
@@ -78,7 +77,7 @@ def teacher_frozen(bench: Bench) -> Said:
                 p.register_hook(partial(_note, moved_by, name))
     fit(method, [batch], _optimizer(bench), steps=2)
     changed = [
-        k for n, kept in zip(networks, before, strict=True) for k, v in n.state_dict().items() if not _same(v, kept[k])
+        k for n, kept in zip(networks, before, strict=True) for k, v in n.state_dict().items() if not same(v, kept[k])
     ]
     if changed:
         measured = f"{changed[0]} and {len(changed) - 1} other tensors of the teacher change in two steps"
@@ -87,34 +86,6 @@ def teacher_frozen(bench: Bench) -> Said:
         measured = f"{moved_by[0]} of the teacher gets gradients"
         return failed(measured, "Call limbeck.freeze(self.teacher); its inputs still get gradients.")
     return ok("in eval mode, without gradients, and unchanged by two optimiser steps")
-
-
-def one_view(bench: Bench) -> Said:
-    """Student and teacher see the same pixels, or the two views that the run asks for."""
-    if not bench.teaches:
-        return skipped("no pretrained teacher takes part")
-    method, batch = bench.fit()
-    seen, taught = list[Tensor](), list[Tensor]()
-    handles = [_student(method.train()).register_forward_pre_hook(partial(_keep, seen))]
-    handles += [teacher.register_forward_pre_hook(partial(_keep, taught)) for teacher in teachers_of(method)]
-    try:
-        for _ in updates(method, batch, CLOCKS[1]):
-            pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not taught or not seen:
-        return skipped("a step does not run the teacher on images")
-    wanted = seen if batch.view is None else [batch.teacher_x]
-    strange = [x for x in taught if not any(_same(x, y) for y in wanted)]
-    asked = "the student's" if batch.view is None else f"the run's teacher view, {bench.batches.teacher_view!r}"
-    if strange and (bench.card.loop == "alternating" or bench.card.data == "none"):
-        return skipped(f"the method shows the teacher {len(strange)} batches of its own making")
-    if strange:
-        gap = min((float((strange[0] - y).abs().max()) for y in wanted if y.shape == strange[0].shape), default=1.0)
-        measured = f"{len(strange)} of {len(taught)} inputs of the teacher are not {asked} (largest gap {gap:.3g})"
-        return failed(measured, "Run student and teacher on batch.x and batch.teacher_x, changed alike.")
-    return ok(f"{len(taught)} inputs of the teacher, pixel for pixel {asked}")
 
 
 def loss_falls(bench: Bench) -> Said:
@@ -137,14 +108,15 @@ def _optimizer(bench: Bench) -> MakeOptimizer:
     return make_optimizer(spec.model_copy(update={"lr": RATES[spec.optimizer]}))
 
 
-def _loss(method: Method, batch: Images) -> float:
+def _loss(method: Method, batch: Any) -> float:
     """Midway through a run, so that schedules stand still, with the same draws every time."""
     method.train()
     with same_draws():
         return sum(float(update.loss.detach()) for update in updates(method, batch, CLOCKS[1]))
 
 
-def _student(method: Method) -> nn.Module:
+def student_of(method: Method) -> nn.Module:
+    """The network that a method trains."""
     student = method.student
     assert isinstance(student, nn.Module)
     return student
@@ -154,9 +126,6 @@ def _note(seen: list[str], name: str, gradient: Tensor) -> None:
     seen.append(name)
 
 
-def _keep(seen: list[Tensor], _: nn.Module, inputs: tuple[Any, ...]) -> None:
-    seen.append(inputs[0].detach())
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal, shape and all."""
     return a.shape == b.shape and torch.equal(a, b)

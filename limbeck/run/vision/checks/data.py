@@ -9,8 +9,8 @@ import torch
 from limbeck.data.batches import Images
 from limbeck.errors import InputError
 from limbeck.models.classifier import Classifier, same_classes
-from limbeck.run.checks.bench import Bench
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
+from limbeck.run.vision.bench import ImageBench as Bench
 
 LEAK = 0.01  # share of the test set that is also trained on, from which a result means nothing
 IMBALANCE = 20.0  # images of the largest class for one of the smallest

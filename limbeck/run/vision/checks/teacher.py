@@ -8,31 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.core.card import cards
 from limbeck.models.classifier import Classifier
-from limbeck.run.checks.bench import Bench
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
-from limbeck.run.evaluation import evaluating, log_probabilities
+from limbeck.run.evaluation import evaluating
+from limbeck.run.vision.bench import ImageBench as Bench
+from limbeck.run.vision.evaluation import log_probabilities
 
-SERVED = ("labels", "probabilities", "logits", "features", "input_gradients", "weights")  # by a network in memory
 REORDERED = 0.1  # accuracy that another class order must add, on images it was not chosen by
 WEAK = 1 / 3  # of the way from chance to perfect
-
-
-def capabilities(bench: Bench) -> Said:
-    """Every teacher serves what the method reads. A teacher that serves less than a network says so in ``serves``."""
-    needs = bench.card.needs
-    if not needs or not bench.task.teachers:
-        return skipped("the method reads nothing from a pretrained teacher")
-    served = set.intersection(*(set[str](getattr(t, "serves", SERVED)) for t in bench.task.teachers))
-    lacking = [need for need in needs if need not in served]
-    if lacking:
-        fits = [
-            c.key for c in cards().values() if c.needs and c.modality == bench.card.modality and served >= {*c.needs}
-        ]
-        measured = f"the teacher serves {', '.join(sorted(served)) or 'nothing'}; {bench.card.key} needs {lacking[0]}"
-        return failed(measured, f"Use a method that such a teacher can serve: {', '.join(fits) or 'there is none'}.")
-    return ok(f"the teacher serves {', '.join(needs)}")
 
 
 def repeatable(bench: Bench) -> Said:

@@ -1,0 +1,1 @@
+"""Runs on images: the task, the evaluation and the checks of image classifiers."""
