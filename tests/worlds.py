@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from limbeck.core.method import Method, Setting
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Batches
 from limbeck.data.images import ImageSet
-from limbeck.data.text import sorting
+from limbeck.data.text import TextPair, TextSet, sorting
 from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.classifier import Classifier
@@ -154,9 +154,14 @@ def language_world(seed: int = 0, *, teachers: int = 1, batch: int = 16, crossed
 
 @cache
 def _text(seed: int, crossed: bool) -> tuple[TokenSet, TokenSet, TokenSet | None]:
-    pair = sorting(160, digits=3, seed=seed)
+    pair = TextPair(*(_domains(part) for part in sorting(160, digits=3, seed=seed)))
     train, test = (tokenise(part, byte_tokenizer(), 16, offsets=crossed) for part in pair)
     return train, test, tokenise(pair.train, _pairs(seed), 16, offsets=True) if crossed else None
+
+
+def _domains(text: TextSet) -> TextSet:
+    """Two kinds of tasks, by their first digit."""
+    return replace(text, domains=tuple("low" if document[0].text < "5" else "high" for document in text.documents))
 
 
 @cache

@@ -44,15 +44,19 @@ class TextSet:
     Args:
         documents: at least one, none of them empty.
         name: what messages and reports call it.
+        domains: what kind of text each document is, one a document; empty when all are of one.
 
     Raises:
-        InputError: for no documents, and for one with nothing in it.
+        InputError: for no documents, for one with nothing in it, and for another number of domains than documents.
     """
 
     documents: tuple[Document, ...]
     name: str = "text"
+    domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.domains and len(self.domains) != len(self.documents):
+            raise InputError("domains", len(self.domains), f"are not one for each of {len(self.documents)} documents")
         if not self.documents:
             raise InputError(self.name, 0, "documents are in it; give it some")
         for number, document in enumerate(self.documents):
@@ -65,7 +69,9 @@ class TextSet:
 
     def subset(self, rows: Iterable[int]) -> TextSet:
         """Some documents, in the order given."""
-        return TextSet(tuple(self.documents[k] for k in rows), self.name)
+        rows = list(rows)
+        domains = tuple(self.domains[k] for k in rows) if self.domains else ()
+        return TextSet(tuple(self.documents[k] for k in rows), self.name, domains)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,6 +80,8 @@ class TextSet:
         for document in self.documents:
             for span in document:
                 said.update(f"{len(span.text)} {span.learn} {span.close} {span.text}".encode())
+        if self.domains:
+            said.update(repr(self.domains).encode())
         return said.hexdigest()[:16]
 
     @property
@@ -106,7 +114,7 @@ def load_text(reference: str, *, tokenizer: ChatTemplate | None = None, chars: i
             - a ``.txt`` file: documents are separated by blank lines where it has some, else it is one;
             - a ``.jsonl`` or ``.parquet`` file with ``text``; or ``prompt`` and ``completion`` (also
               ``instruction``/``question``/``input`` and ``response``/``answer``/``output``); or ``messages``, whose
-              assistant turns are learnt;
+              assistant turns are learnt; and, perhaps, ``domain``, the kind of text that it is;
             - ``train.txt,test.txt``: two of those files;
             - ``owner/name`` on the Hugging Face Hub, with such columns.
 
@@ -137,18 +145,19 @@ def load_text(reference: str, *, tokenizer: ChatTemplate | None = None, chars: i
 
 def cut_text(text: TextSet, chars: int) -> TextSet:
     """Plain documents cut into pieces of at most ``chars`` characters, at a space where there is one."""
-    pieces = list[Document]()
-    for document in text.documents:
+    pieces, origin = list[Document](), list[int]()
+    for number, document in enumerate(text.documents):
+        rest = document[0].text
         if len(document) > 1:
             pieces.append(document)
-            continue
-        rest = document[0].text
+            rest = ""
         while rest:
             end = len(rest) if len(rest) <= chars else max(rest.rfind(" ", chars // 2, chars), 0) or chars
             if rest[:end].strip():
                 pieces.append((document[0]._replace(text=rest[:end]),))
             rest = rest[end:]
-    return TextSet(tuple(pieces), text.name)
+        origin += [number] * (len(pieces) - len(origin))
+    return TextSet(tuple(pieces), text.name, tuple(text.domains[k] for k in origin) if text.domains else ())
 
 
 def manual(chars: int = 400) -> TextPair:
@@ -186,7 +195,7 @@ def _split(text: TextSet) -> TextPair:
         at = words.rfind(" ", 0, int(len(words) * (1 - TEST_SHARE)))
         if at <= 0:
             raise InputError(text.name, 1, "document cannot be split; give a test file: train.txt,test.txt")
-        return TextPair(*(TextSet(((Span(part),),), text.name) for part in (words[:at], words[at:])))
+        return TextPair(*(TextSet(((Span(part),),), text.name, text.domains) for part in (words[:at], words[at:])))
 
     def rank(number: int) -> bytes:
         said = "\0".join(span.text for span in text.documents[number])
@@ -207,9 +216,9 @@ def _read(reference: str, tokenizer: ChatTemplate | None) -> TextSet | tuple[Tex
     if path.suffix in (".txt", ".md") or (path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet")):
         return TextSet(tuple(_paragraphs(_utf8(path))), path.name)
     if path.suffix in (".jsonl", ".json"):
-        return TextSet(tuple(_documents(path.name, _lines(path), tokenizer)), path.name)
+        return _rows(path.name, path.name, _lines(path), tokenizer)
     if path.suffix == ".parquet":
-        return TextSet(tuple(_documents(path.name, _parquet(path), tokenizer)), path.name)
+        return _rows(path.name, path.name, _parquet(path), tokenizer)
     if path.exists() or reference.count("/") != 1:
         raise InputError("data", reference, "is no text; give a .txt, .jsonl or .parquet file, or a Hub id owner/name")
     return _hub(reference, tokenizer)
@@ -258,7 +267,7 @@ def _hub(reference: str, tokenizer: ChatTemplate | None) -> tuple[TextSet, TextS
     except Exception as error:  # the network, the Hub, a script: each with exceptions of its own
         raise InputError("data", reference, f"cannot be had from the Hub: {brief(error)}") from None
     parts = {
-        name: TextSet(tuple(_documents(f"{reference} {name}", enumerate(found[name], 1), tokenizer)), reference)
+        name: _rows(f"{reference} {name}", reference, enumerate(found[name], 1), tokenizer)
         for name in found
         if name in ("train", "test", "validation")
     }
@@ -266,6 +275,20 @@ def _hub(reference: str, tokenizer: ChatTemplate | None) -> tuple[TextSet, TextS
         raise InputError("data", reference, f"has no split called train; it has {', '.join(found)}")
     test = parts.get("test", parts.get("validation"))
     return parts["train"] if test is None else (parts["train"], test)
+
+
+def _rows(
+    where: str, name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], tokenizer: ChatTemplate | None
+) -> TextSet:
+    """Documents, and their domains where the rows have a ``domain``: all of them or none."""
+    kept = [(number, row) for number, row in rows]
+    found = [(number, row.get("domain")) for number, row in kept]
+    if any(domain is not None for _, domain in found):
+        for number, domain in found:
+            if not isinstance(domain, str):
+                raise InputError(f"{where}, line {number}, domain", domain, "must be a text, as in the other lines")
+    domains = tuple(domain for _, domain in found if isinstance(domain, str))
+    return TextSet(tuple(_documents(where, kept, tokenizer)), name, domains)
 
 
 def _documents(

@@ -104,12 +104,14 @@ class TokenSet:
         text: what they were made from.
         tokenizer: what made them.
         context: the longest row.
+        domains: what kind of text each row is, one a row; empty when all are of one.
     """
 
     rows: Sequence[Row]
     text: TextSet
     tokenizer: PreTrainedTokenizerBase
     context: int
+    domains: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -121,9 +123,10 @@ class TokenSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all rows in their order, masks included."""
+        """A hash of all rows in their order, masks and domains included."""
         learnt = torch.tensor([flag for row in self.rows for flag in row.learn], dtype=torch.uint8)
-        return hashlib.sha256(self.keys.numpy().tobytes() + learnt.numpy().tobytes()).hexdigest()[:16]
+        domains = repr(self.domains).encode() if self.domains else b""
+        return hashlib.sha256(self.keys.numpy().tobytes() + learnt.numpy().tobytes() + domains).hexdigest()[:16]
 
     @property
     def words(self) -> int:
@@ -140,7 +143,8 @@ class TokenSet:
 
     def subset(self, index: Sequence[int]) -> TokenSet:
         """Some rows, in the order given."""
-        return TokenSet([self.rows[k] for k in index], self.text, self.tokenizer, self.context)
+        domains = tuple(self.domains[k] for k in index) if self.domains else ()
+        return TokenSet([self.rows[k] for k in index], self.text, self.tokenizer, self.context, domains)
 
 
 class TokenBatches(Stream[Tokens]):
@@ -205,7 +209,7 @@ def tokenise(
         tokenizer: with an EOS; one without a padding token pads with EOS.
         context: the most tokens of a row.
         pack: fill rows with several documents, which do not see each other; what is all to be learnt (plain text) is
-            cut where a row is full, a document with a prompt never is.
+            cut where a row is full, a document with a prompt never is. A row holds documents of one domain.
         long: what happens to a document with a prompt that is longer than the context. Plain text is always cut.
         offsets: keep the byte at which every token ends (fast tokenizers only).
 
@@ -218,7 +222,7 @@ def tokenise(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     bos = _bos(tokenizer)
-    pieces = list[Row]()
+    pieces = list[tuple[str, Row]]()
     for number, document in enumerate(text.documents):
         row = _encoded(document, tokenizer, bos, eos, offsets)
         plain = all(span.learn for span in document)
@@ -237,11 +241,17 @@ def tokenise(
                 document[-1].text[:40],
                 "leaves no word to learn; give it a completion",
             )
-        pieces += [_cut(row, k, k + context) for k in range(0, len(row.ids), context)]
-    rows = _packed(pieces, context) if pack else [row for row in pieces if any(row.learn[1:])]
-    if not rows:
+        domain = text.domains[number] if text.domains else ""
+        pieces += [(domain, _cut(row, k, k + context)) for k in range(0, len(row.ids), context)]
+    if pack:
+        names = dict.fromkeys(domain for domain, _ in pieces)
+        apart = {name: [row for domain, row in pieces if domain == name] for name in names}
+        pieces = [(name, row) for name, some in apart.items() for row in _packed(some, context)]
+    made = [(domain, row) for domain, row in pieces if any(row.learn[1:])]
+    if not made:
         raise InputError(text.name, len(text.documents), "documents leave no row to learn from")
-    return TokenSet(rows, text, tokenizer, context)
+    domains = tuple(domain for domain, _ in made) if text.domains else ()
+    return TokenSet([row for _, row in made], text, tokenizer, context, domains)
 
 
 def padded(rows: Sequence[Row], pad: int) -> Tokens:

@@ -87,14 +87,23 @@ class CausalLM(nn.Module):
             prefix: (P, E) or (B, P, E) soft vectors in the space of input embeddings, which every token sees; its own
                 outputs are cut off. Not with packed rows.
         """
-        body = self._body()
-        given: dict[str, Any] = {"attention_mask": _mask(batch, self._dtype()), "position_ids": _positions(batch)}
-        if prefix is None:
-            given["input_ids"] = batch.x
-        else:
-            given = self._with_prefix(batch, prefix)
-        hidden = body(**given, use_cache=False).last_hidden_state
-        return self.words(hidden if prefix is None else hidden[:, -batch.x.shape[1] :])
+        if prefix is not None:
+            return self.words(self.read(*self._with_prefix(batch, prefix))[:, -batch.x.shape[1] :])
+        mask, positions = _mask(batch, self._dtype()), _positions(batch)
+        said = self._body()(input_ids=batch.x, attention_mask=mask, position_ids=positions, use_cache=False)
+        return self.words(said.last_hidden_state)
+
+    def read(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Final hidden states (B, T, D) of input embeddings, soft ones among them.
+
+        Args:
+            embeddings: (B, T, E), such as :meth:`embed` gives.
+            mask: (B, T) int64, 1 where there is something to read: padding may be on the left or on the right, and
+                positions are counted without it.
+        """
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        given: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
+        return self._body()(inputs_embeds=embeddings, **given).last_hidden_state
 
     def words(self, hidden: Tensor) -> Words:
         """What the head makes of final hidden states (..., D)."""
@@ -160,14 +169,14 @@ class CausalLM(nn.Module):
         path, found = next(((p, m) for p, m in lists if len(m) == wanted), max(lists, key=lambda pm: len(pm[1])))
         return tuple(f"{path}.{k}" for k in range(len(found)))
 
-    def _with_prefix(self, batch: Tokens, prefix: Tensor) -> dict[str, Any]:
+    def _with_prefix(self, batch: Tokens, prefix: Tensor) -> tuple[Tensor, Tensor]:
         if batch.packed:
             raise InputError("pack", True, "rows cannot have a soft prompt; use --no-pack")
         rows = len(batch.x)
         prefix = prefix.expand(rows, -1, -1) if prefix.ndim == 2 else prefix
         embeddings = self.embed(batch.x)
         mask = torch.cat([torch.ones_like(prefix[..., 0]).long(), (batch.segment > 0).long()], 1)
-        return {"inputs_embeds": torch.cat([prefix.to(embeddings), embeddings], 1), "attention_mask": mask}
+        return torch.cat([prefix.to(embeddings), embeddings], 1), mask
 
     def _check_head(self) -> None:
         """Hidden states and head must give the network's own logits."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.data.text import Span, cut_text, load_text, manual, sorting
+from limbeck.data.text import Span, TextSet, cut_text, load_text, manual, sorting
 from limbeck.errors import InputError
 from limbeck.models.tiny_lm import byte_tokenizer
 
@@ -54,6 +54,19 @@ def test_chats_learn_the_assistants_turns_and_what_ends_them(tmp_path: Path) -> 
         ("<user>a|<assistant>", False), ("b|", True), ("<user>c|<assistant>", False), ("d|", True),
     ]  # fmt: skip
     assert not document[-1].close, "the template writes its own end"
+
+
+def test_domains_follow_their_documents(tmp_path: Path) -> None:
+    rows = [{"text": f"{k} " * 30, "domain": "odd" if k % 2 else "even"} for k in range(20)]
+    for part in load_text(written(tmp_path / "x.jsonl", *rows), chars=20):
+        assert len(part.domains) == len(part) > 2
+        turned = part.subset(reversed(range(len(part))))
+        for text in (part, turned):
+            for document, domain in zip(text.documents, text.domains, strict=True):
+                assert domain == ("odd" if int(document[0].text.split()[0]) % 2 else "even")
+        assert part.fingerprint != TextSet(part.documents, part.name).fingerprint
+    with pytest.raises(InputError, match=r"line 2, domain.*None"):
+        load_text(written(tmp_path / "y.jsonl", rows[0], {"text": "a"}))
 
 
 @pytest.mark.parametrize(

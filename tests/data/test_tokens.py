@@ -45,6 +45,16 @@ def test_packed_documents_do_not_predict_each_other_and_lose_no_token() -> None:
     assert batch.packed and (batch.y[:, -1] == IGNORE).all()
 
 
+def test_a_packed_row_holds_one_domain() -> None:
+    text = TextSet(tuple((Span(c * 5),) for c in "abababab"), "two", tuple("abababab"))
+    for pack in (True, False):
+        made = tokenise(text, BYTES, 16, pack=pack)
+        assert len(made.domains) == len(made) and set(made.domains) == {"a", "b"}
+        for row, domain in zip(made.rows, made.domains, strict=True):
+            assert set(row.ids) == {*ids(domain), BYTES.eos_token_id}
+        assert made.subset([len(made) - 1]).domains == made.domains[-1:]
+
+
 def test_a_document_with_a_prompt_is_never_cut_by_packing() -> None:
     packed = tokenise(ASKED, BYTES, 7, pack=True)
     assert [len(row.ids) for row in packed.rows] == [5, 5]

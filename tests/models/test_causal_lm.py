@@ -65,6 +65,19 @@ def test_a_prefix_of_embeddings_is_a_prefix_of_tokens(model: CausalLM) -> None:
     torch.testing.assert_close(found[batch.segment > 0], wanted[batch.segment > 0])
 
 
+def test_embeddings_read_as_their_words_wherever_the_padding_is(model: CausalLM) -> None:
+    torch.manual_seed(1)
+    x, n = torch.randint(2, 258, (3, 9)), (9, 4, 6)
+    left, right = torch.zeros(3, 9, dtype=torch.int64), torch.zeros(3, 9, dtype=torch.int64)
+    for row, length in enumerate(n):
+        left[row, 9 - length :], right[row, :length] = 1, 1
+    before, after = (model.read(model.embed(x), mask) for mask in (left, right))
+    for row, length in enumerate(n):
+        wanted = [model(plain(x[row : row + 1, at])).hidden[0] for at in (slice(9 - length, 9), slice(length))]
+        torch.testing.assert_close(before[row, 9 - length :], wanted[0])
+        torch.testing.assert_close(after[row, :length], wanted[1])
+
+
 def test_greedy_answers_are_the_argmax_of_the_whole_sequence_however_padded(model: CausalLM) -> None:
     batch = next(iter(TokenBatches(tokenise(sorting(40).train, BYTES, 24), 4)))
     ids, mask = prompts(batch._replace(y=torch.where(batch.index[:, None] % 2 == 0, batch.y.roll(1, 1), batch.y)), 0)
