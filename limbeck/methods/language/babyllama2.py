@@ -10,7 +10,6 @@ concatenated heads say of the concatenated hidden states, 1/M [h_1 .. h_M] [W_1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import Literal
 
@@ -21,8 +20,8 @@ from limbeck.core.card import Card
 from limbeck.core.method import Clock, Fraction, Method, Positive
 from limbeck.core.modules import freeze
 from limbeck.data.tokens import Tokens
-from limbeck.errors import InputError
-from limbeck.losses.vocabulary import ForwardKL, Words, token_loss
+from limbeck.losses.vocabulary import ForwardKL, token_loss
+from limbeck.models.teachers import mean_logits, mean_probabilities
 
 CARD = Card(
     key="babyllama2",
@@ -79,26 +78,3 @@ class BabyLlama2(Method):
         )
         assert found.ce is not None
         return {"ce": found.ce, "kd": found.total}
-
-
-def mean_logits(teachers: Sequence[Words]) -> Words:
-    """Words whose logits are the mean of the teachers' logits, before any of them is made.
-
-    Raises:
-        InputError: where a soft cap bends the logits, so that no head has their mean.
-    """
-    M = len(teachers)
-    if any(t.softcap is not None or t.weight is None for t in teachers):
-        raise InputError(
-            "average", "logits", "has no linear head under soft caps; choose --method.average probabilities"
-        )
-    hidden = torch.cat([t.hidden * (t.scale / M) for t in teachers], -1)
-    weight = torch.cat([t.weight for t in teachers if t.weight is not None], 1)
-    biases = [t.bias * (t.scale / M) for t in teachers if t.bias is not None]
-    return Words(hidden, weight, sum(biases[1:], biases[0]) if biases else None, 1.0, None, teachers[0].size)
-
-
-def mean_probabilities(teachers: Sequence[Words], tau: float) -> Words:
-    """Words whose distribution at ``tau`` is the mean of the teachers' distributions at ``tau``."""
-    logs = torch.stack([t.log_probs(tau) for t in teachers])
-    return Words(tau * (logs.logsumexp(0) - torch.tensor(float(len(logs))).log()), None)

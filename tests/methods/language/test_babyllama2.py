@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from limbeck import Clock
 from limbeck.losses.divergence import kl
 from limbeck.losses.vocabulary import Words
-from limbeck.methods.language.babyllama2 import BabyLlama2, mean_logits, mean_probabilities
+from limbeck.methods.language.babyllama2 import BabyLlama2
+from limbeck.models.teachers import mean_logits, mean_probabilities
 from tests.worlds import language_world
 
 CLOCK = Clock(0, 1)
@@ -23,6 +24,7 @@ def test_concatenated_heads_say_the_mean_of_the_logits() -> None:
     torch.testing.assert_close(mean_logits(made).logits(), wanted)
     mixed = (made[0].log_probs(2.0).exp() + made[1].log_probs(2.0).exp()) / 2
     torch.testing.assert_close(mean_probabilities(made, 2.0).log_probs(2.0).exp(), mixed)
+    assert not torch.allclose(mean_logits(made).log_probs(2.0).exp(), mixed, atol=1e-2), "the two are not one"
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
