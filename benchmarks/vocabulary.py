@@ -147,21 +147,18 @@ def main() -> None:
     running = contestants(inputs, given.chunks)
     results = {}
     for name, loss in running.items():
-        measure(loss, inputs)
-        value = loss(*inputs).item()
-        loss(*inputs).backward()
-        results[name] = (value, [x.grad.clone() for x in inputs[:2]])
         for x in inputs:
             x.grad = None
+        value = loss(*inputs)
+        value.backward()
+        results[name] = (value.item(), [x.grad for x in inputs[:2]])
     ours = results["limbeck"]
     held = {name: memory(loss, inputs) for name, loss in running.items()}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
     for turn in range(given.rounds):
         for name in list(running)[:: 1 if turn % 2 else -1]:
             spent[name].append(measure(running[name], inputs))
-    print(
-        f"\n{given.tokens} tokens x {given.words} words, hidden {given.student}, {given.teacher}, {given.threads} threads"
-    )
+    print(f"\n{given.tokens} x {given.words}, hidden {given.student} and {given.teacher}, threads: {given.threads}")
     print(
         f"{'':34}{'wall s':>8}{'ratio':>7}{'cpu s':>8}{'ratio':>7}{'extra MiB':>11}{'ours/it':>9}   largest difference"
     )
