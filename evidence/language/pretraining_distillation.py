@@ -13,10 +13,10 @@ from limbeck.methods.language.sft import SFT
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "Pre-trained from scratch for the same steps, a student that also learns the words a teacher holds likely (top 95 % "
-    "of the mass, at most 100 words, alpha 0.9 with warm-up and decay) leaves a lower held-out loss than the text alone."
+    "Pre-trained from scratch for the same steps, a student that also learns which words a teacher holds likely (95 % "
+    "of the mass, at most 100 words, alpha 0.9 with warm-up and decay) has a lower held-out loss than without."
 )
-STEPS = 250
+STEPS = 120
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
@@ -25,21 +25,20 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     tokenizer = words_of(pair, 512)
     whole, held = rows(pair.train, tokenizer), rows(pair.test, tokenizer)
     taught = prose_teacher(whole, seed)
+    held = held.subset(range(min(len(held), 120)))
 
-    def arm(divergence: str) -> float:
+    def arm(distilled: bool) -> float:
         student = lm(48, 1, tokenizer, seed)
-        made: Method = SFT(student)
-        if divergence:
-            made = PretrainingDistillation(student, taught, divergence=divergence)
+        made: Method = PretrainingDistillation(student, taught) if distilled else SFT(student)
         torch.manual_seed(seed)
         train(made, batches(whole, seed), STEPS)
         return nll(student, held)
 
     return Result(
         metric="held-out loss, nats a word",
-        baseline=arm(""),
-        method=arm("nll"),
+        baseline=arm(False),
+        method=arm(True),
         higher_is_better=False,
         versus="the text alone, for as many steps",
-        extra={"teacher": nll(taught, held), "squared error of logits": arm("mse")},
+        extra={"teacher": nll(taught, held)},
     )

@@ -13,7 +13,6 @@ as 1 / tau; the limit of the loss is (l_T - l_S) + l_T (log -l_S - log -l_T).
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from math import isinf, log
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from limbeck.core.modules import freeze, unwrap
 from limbeck.data.alignment import align, joined, opens_word
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
+from limbeck.losses.bernoulli import binary_kl
 from limbeck.losses.vocabulary import Words, token_values, word_log_probs
 from limbeck.methods.language._shared import mean
 
@@ -45,21 +45,6 @@ CARD = Card(
     "Gradients are balanced at the last hidden states, the code's approximation at the last layer. The loss on hidden "
     "states, which served only a network that changes its own tokenizer, is left out.",
 )
-EPSILON = 1e-6
-
-
-def binary_kl(p: Tensor, q: Tensor, tau: float) -> Tensor:
-    """``tau KL(Bern(e^(p / tau)) || Bern(e^(q / tau)))`` of log-probabilities (N,) and (N,) -> (N,); tau may be inf."""
-    p, q = p.double().clamp(max=-EPSILON), q.double().clamp(max=-EPSILON)
-    if isinf(tau):
-        return (p - q) + p * ((-q).log() - (-p).log())
-    p, q = p / tau - EPSILON, q / tau - EPSILON
-    return tau * (p.exp() * (p - q) - torch.expm1(p) * (log1mexp(p) - log1mexp(q)))
-
-
-def log1mexp(x: Tensor) -> Tensor:
-    """``log(1 - e^x)`` for x < 0, exact near 0 and far from it."""
-    return torch.where(x > -log(2), (-torch.expm1(x)).log(), torch.log1p(-x.exp()))
 
 
 class ALM(Method):
