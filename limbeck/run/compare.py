@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
-from limbeck.run.outcome import Cost, Gain, Outcome
+from limbeck.run.metric import ACCURACY, BITS, Metric
+from limbeck.run.outcome import Cost, Gain, Outcome, TextEvaluation
 from limbeck.run.report import cleaned, read_outcome, render
 from limbeck.run.words import counted, direction, duration, is_control, percent, quantity, share, span
 
@@ -43,7 +44,8 @@ class Entry(_Facts):
     seeds: list[int]
     gain: Gain
     accuracy: float
-    control: float
+    control: float  # its accuracy
+    bits_per_byte: float | None = None  # of a language model
     agreement: float | None
     ece: float
     cost: Cost
@@ -103,8 +105,12 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
 
     path = out if out.suffix == ".html" else out / "compare.html"
     names = [run.folder if run.method in run.folder else f"{run.folder} ({run.method})" for run in comparison.runs]
-    chart = gain_chart([(name, run.gain) for name, run in zip(names, comparison.runs, strict=True)])
-    page = render("compare.html", comparison=comparison, lead=lead(comparison), chart=chart, columns=COLUMNS)
+    metric = metric_of(comparison)
+    chart = gain_chart([(name, run.gain) for name, run in zip(names, comparison.runs, strict=True)], metric)
+    page = render(
+        "compare.html", comparison=comparison, lead=lead(comparison), chart=chart, columns=columns(metric),
+        unit="points of accuracy" if metric.percent else f"{metric.unit} fewer",
+    )  # fmt: skip
     write_atomic(path, page)
     return path
 
@@ -125,32 +131,44 @@ def text(comparison: Comparison) -> str:
 
 def lead(comparison: Comparison) -> str:
     """The comparison in a sentence or two."""
-    runs = comparison.runs
+    runs, metric = comparison.runs, metric_of(comparison)
     clear, lost = ([run for run in runs if direction(run.gain) == kind] for kind in ("gain", "loss"))
     if not comparison.comparable:
         return "These runs cannot be compared: more than the method differs between them."
     said = "No run gains clearly over its control."
     if clear:
         said = f"{len(clear):,} of {counted(len(runs), 'run')} {'gain' if len(clear) > 1 else 'gains'} clearly"
-        said += f" over the control; most of all {clear[0].folder}, {span(clear[0].gain)} points."
+        said += f" over the control; most of all {clear[0].folder}, {span(clear[0].gain, metric=metric)} {metric.unit}."
     if [run for run in clear[1:] if (run.gain.high or 0) > (clear[0].gain.low or 0)]:
         said += " The intervals of others overlap with its."
     return said + (f" {counted(len(lost), 'run')} clearly {'lose' if len(lost) > 1 else 'loses'}." if lost else "")
 
 
-COLUMNS: dict[str, Callable[[Entry], str]] = {
-    "Run": lambda e: e.folder,
-    "Method": lambda e: e.method,
-    "Student": lambda e: e.student,
-    "Seeds": lambda e: str(len(e.seeds)),
-    "Gain, points": lambda e: span(e.gain),
-    "Accuracy": lambda e: percent(e.accuracy),
-    "Agreement": lambda e: "–" if e.agreement is None else percent(e.agreement),
-    "ECE": lambda e: percent(e.ece),
-    "FLOPs": lambda e: quantity(e.cost.flops),
-    "Of teacher": lambda e: "–" if e.teacher_flops is None else share(e.cost.flops, e.teacher_flops),
-    "Training": lambda e: duration(e.seconds),
-}
+def metric_of(comparison: Comparison) -> Metric:
+    """What the runs are judged by; where that differs, they are not comparable, and the first one's serves."""
+    return ACCURACY if comparison.runs[0].bits_per_byte is None else BITS
+
+
+def columns(metric: Metric) -> dict[str, Callable[[Entry], str]]:
+    """The columns of the table, each with what it shows of a run."""
+    head: dict[str, Callable[[Entry], str]] = {
+        "Run": lambda e: e.folder,
+        "Method": lambda e: e.method,
+        "Student": lambda e: e.student,
+        "Seeds": lambda e: str(len(e.seeds)),
+        f"Gain, {'points' if metric.percent else 'bits'}": lambda e: span(e.gain, metric=metric),
+    }
+    if not metric.percent:
+        head["Bits per byte"] = lambda e: "–" if e.bits_per_byte is None else metric.show(e.bits_per_byte)
+    return {
+        **head,
+        "Accuracy": lambda e: percent(e.accuracy),
+        "Agreement": lambda e: "–" if e.agreement is None else percent(e.agreement),
+        "ECE": lambda e: percent(e.ece),
+        "FLOPs": lambda e: quantity(e.cost.flops),
+        "Of teacher": lambda e: "–" if e.teacher_flops is None else share(e.cost.flops, e.teacher_flops),
+        "Training": lambda e: duration(e.seconds),
+    }
 
 
 def _table(comparison: Comparison) -> Table:
@@ -158,12 +176,13 @@ def _table(comparison: Comparison) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    shown = columns(metric_of(comparison))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in COLUMNS:
+    for name in shown:
         words = name in {"Run", "Method", "Student"}
         table.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for entry in comparison.runs:
-        table.add_row(*(Text(show(entry)) for show in COLUMNS.values()))  # Text: a folder may be called [red]
+        table.add_row(*(Text(show(entry)) for show in shown.values()))  # Text: a folder may be called [red]
     return table
 
 
@@ -174,6 +193,7 @@ def _short(folder: Path, folders: Sequence[Path]) -> str:
 
 
 def _entry(folder: str, o: Outcome) -> Entry:
+    bits = [arm.evaluation.bits_per_byte for arm in o.distilled if isinstance(arm.evaluation, TextEvaluation)]
     agreement = [arm.evaluation.agreement for arm in o.distilled]
     return Entry(
         folder=folder,
@@ -185,6 +205,7 @@ def _entry(folder: str, o: Outcome) -> Entry:
         gain=o.gain,
         accuracy=fmean(arm.evaluation.accuracy for arm in o.distilled),
         control=fmean(arm.evaluation.accuracy for arm in o.control),
+        bits_per_byte=fmean(bits) if bits else None,
         agreement=None if None in agreement else fmean(a for a in agreement if a is not None),
         ece=fmean(arm.evaluation.ece for arm in o.distilled),
         cost=o.student_cost,
@@ -198,13 +219,13 @@ def _joined(value: object) -> str:
 
 
 def _data(o: Outcome) -> str:
-    """The fingerprint of training and test images, or their name where a run kept none."""
+    """The fingerprint of training and test data, or their name where a run kept none."""
     return str(o.environment.get("data") or o.spec.get("data"))
 
 
 def _same_control(outcomes: Sequence[Outcome]) -> bool:
     """Whether the controls of the seeds that all runs share came out alike."""
-    per_run = [{arm.seed: arm.evaluation.accuracy for arm in o.control} for o in outcomes]
+    per_run = [{arm.seed: arm.evaluation.score for arm in o.control} for o in outcomes]
     shared = set(per_run[0]).intersection(*per_run[1:])
     return bool(shared) and all(len({run[seed] for run in per_run}) == 1 for seed in shared)
 
@@ -213,6 +234,8 @@ def _warnings(outcomes: dict[str, Outcome]) -> list[str]:
     """What speaks against comparing these runs, gravest first."""
     found: list[str] = []
     every = list(outcomes.values())
+    if len({o.metric.field for o in every}) > 1:
+        found.append("Not comparable: some runs are on images, some on text.")
     if len({_data(o) for o in every}) > 1:
         found.append("Not comparable: the runs were trained or judged on different data.")
     names: dict[str, None] = dict.fromkeys(name for o in every for name in o.spec if name not in OWN)

@@ -14,6 +14,8 @@ from math import ceil, floor, log10, sqrt
 
 from markupsafe import Markup, escape
 
+from limbeck.run.metric import ACCURACY, Metric
+
 __all__ = ["Scale", "Track", "curves", "mean_line", "pooled", "reliability", "ticks"]
 
 Line = Sequence[tuple[float, float]]
@@ -140,8 +142,8 @@ def _thin(line: Line) -> Line:
     return line if stride <= 1 else [*line[: len(line) - 1 : stride], line[-1]]
 
 
-def focus(lines: Sequence[Line], teacher: float | None) -> tuple[float, float]:
-    """The range of accuracy to show: all of the last three quarters of training. Where it begins low, the first steps
+def focus(lines: Sequence[Line], teacher: float | None, highest: float | None = 1.0) -> tuple[float, float]:
+    """The range to show: all of the last three quarters of training. Where it begins low, the first steps
     would otherwise press the difference that matters into a hair's breadth."""
     last = max((step for line in lines for step, _ in line), default=0.0)
     seen = [value for line in lines for step, value in line if step >= last / 4]
@@ -150,19 +152,30 @@ def focus(lines: Sequence[Line], teacher: float | None) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = min(seen), max(seen)
     room = max(0.08 * (high - low), 0.004)
-    return max(0.0, low - room), min(1.0, high + room)
+    return max(0.0, low - room), high + room if highest is None else min(highest, high + room)
 
 
-def curves(key: str, arms: Mapping[str, Sequence[Line]], teacher: float | None, title: str, desc: str) -> Markup:
-    """Held-out accuracy over steps: a thin line per seed, the mean with markers, the teacher dashed.
+def curves(
+    key: str,
+    arms: Mapping[str, Sequence[Line]],
+    teacher: float | None,
+    title: str,
+    desc: str,
+    *,
+    metric: Metric = ACCURACY,
+) -> Markup:
+    """The headline number over steps: a thin line per seed, the mean with markers, the teacher dashed.
 
     Args:
         key: unique in the page.
-        arms: ``{"control": lines, "method": lines}``, a line per seed of (step, accuracy in [0, 1]).
-        teacher: its accuracy, if there is one.
+        arms: ``{"control": lines, "method": lines}``, a line per seed of (step, number).
+        teacher: its number, if there is one.
+        title, desc: for those who do not see the chart.
+        metric: what the number is.
     """
     width, height, left, right, top, bottom = 560, 350, 62, 14, 12, 46
-    low, high = focus([line for lines in arms.values() for line in lines], teacher)
+    low, high = focus([line for lines in arms.values() for line in lines], teacher, metric.highest)
+    unit, sign = (100, " %") if metric.percent else (1, "")
     last = max((step for lines in arms.values() for line in lines for step, _ in line), default=1.0) or 1.0
 
     def x(step: float) -> float:
@@ -176,9 +189,9 @@ def curves(key: str, arms: Mapping[str, Sequence[Line]], teacher: float | None, 
         return _tag("path", d=f"M{drawn}", class_=kind)
 
     parts: list[Markup] = []
-    for tick in ticks(100 * low, 100 * high, 5):
-        parts.append(_tag("path", d=f"M{left} {y(tick / 100):.1f}H{width - right}", class_="grid"))
-        parts.append(_tag("text", f"{plain(tick)} %", x=left - 8, y=round(y(tick / 100) + 4, 1), class_="end"))
+    for tick in ticks(unit * low, unit * high, 5):
+        parts.append(_tag("path", d=f"M{left} {y(tick / unit):.1f}H{width - right}", class_="grid"))
+        parts.append(_tag("text", f"{plain(tick)}{sign}", x=left - 8, y=round(y(tick / unit) + 4, 1), class_="end"))
     for tick in ticks(0, last, 4):
         where = "end" if x(tick) > width - right - 12 else "middle"
         parts.append(_tag("text", plain(tick), x=round(x(tick), 1), y=height - bottom + 20, class_=where))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from limbeck.run.language.view import language
+from limbeck.run.metric import ACCURACY, Metric
 from limbeck.run.outcome import Arm, Evaluation, Gain, Outcome
 from limbeck.run.plots import Line, Scale, Track, curves, mean_line, plain, pooled, reliability
 from limbeck.run.words import (
@@ -75,13 +77,15 @@ def view(outcome: Outcome) -> dict[str, object]:
         "symbol": symbol,
         "verdict": word,
         "lead": sentence(outcome),
-        "gain_text": points(outcome.gain.mean),
+        "gain_text": points(outcome.gain.mean, metric=outcome.metric),
+        "metric": outcome.metric,
+        "language": language(outcome),
         "facts": _facts(outcome),
         "alerts": [f for f in outcome.preflight if f.status in ("failed", "warning")],
         "figures": _figures(outcome),
         "curves": _curves(outcome),
-        "gains": gain_chart(_seed_gains(outcome)),
-        "hero": gain_chart([("Gain", outcome.gain)]),
+        "gains": gain_chart(_seed_gains(outcome), outcome.metric),
+        "hero": gain_chart([("Gain", outcome.gain)], outcome.metric),
         "gain_words": _gain_words(outcome),
         "fidelity": _fidelity(outcome),
         "calibration": _calibration(outcome),
@@ -98,9 +102,9 @@ def view(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def accuracy(arms: Sequence[Arm]) -> float:
-    """Mean over seeds."""
-    return fmean(arm.evaluation.accuracy for arm in arms)
+def score(arms: Sequence[Arm]) -> float:
+    """The headline number, mean over seeds."""
+    return fmean(arm.evaluation.score for arm in arms)
 
 
 def steps(outcome: Outcome) -> int:
@@ -119,7 +123,8 @@ def _facts(o: Outcome) -> dict[str, str]:
         "Teacher": named(o.spec.get("teacher")) or ("" if o.teacher is None else "in the run"),
         "Student": named(o.spec.get("student")),
         "Data": named(o.spec.get("data")),
-        "Judged on": f"{counted(held_out, 'held-out image')}, {counted(len(o.classes), 'class')}",
+        "Judged on": f"{counted(held_out, f'held-out {o.metric.item}')}"
+        + (f", {counted(len(o.classes), 'class')}" if o.classes else ""),
         "Trained for": f"{counted(steps(o), 'step')}, {counted(len(o.distilled), 'seed')}",
     }
     return {name: fact for name, fact in facts.items() if fact}
@@ -128,20 +133,23 @@ def _facts(o: Outcome) -> dict[str, str]:
 def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
     """(label, value, note, kind)."""
     over = f"mean of {counted(len(o.distilled), 'seed')}" if len(o.distilled) > 1 else "one seed"
-    found = [("Student", percent(accuracy(o.distilled)), f"accuracy, {over}", "method")]
+    metric = o.metric
+    found = [("Student", metric.show(score(o.distilled)), f"{metric.name}, {over}", "method")]
     if not is_control(o):
-        found.append(("Control", percent(accuracy(o.control)), "same student, same budget, no teacher", "control"))
+        found.append(("Control", metric.show(score(o.control)), "same student, same budget, no teacher", "control"))
     if o.teacher is not None:
-        found.append(("Teacher", percent(o.teacher.accuracy), "accuracy on the same images", "teacher"))
+        what = f"{metric.name} on the same {'images' if o.classes else 'text'}"
+        found.append(("Teacher", metric.show(o.teacher.score), what, "teacher"))
     small, large = o.student_cost, o.teacher_cost
     if large is None:
         found.append(("Size", quantity(small.parameters), "parameters", ""))
-        found.append(("Operations", quantity(small.flops), "FLOPs for one image", ""))
-        found.append(("Latency", latency(small.latency_ms), "for one image, here", ""))
+        found.append(("Operations", quantity(small.flops), f"FLOPs for one {metric.item}", ""))
+        found.append(("Latency", latency(small.latency_ms), f"for one {metric.item}, here", ""))
         return found
+    an = "an image" if o.classes else "a word"
     sizes = f"{quantity(small.parameters)} of {quantity(large.parameters)} parameters"
-    flops = f"{quantity(small.flops)} of {quantity(large.flops)} FLOPs an image"
-    times = f"{latency(small.latency_ms)} of {latency(large.latency_ms)} an image, here"
+    flops = f"{quantity(small.flops)} of {quantity(large.flops)} FLOPs {an}"
+    times = f"{latency(small.latency_ms)} of {latency(large.latency_ms)} {an}, here"
     found.append(("Size", share(small.parameters, large.parameters), sizes, ""))
     found.append(("Operations", share(small.flops, large.flops), flops, ""))
     found.append(("Latency", share(small.latency_ms, large.latency_ms), times, ""))
@@ -149,7 +157,7 @@ def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
 
 
 def _lines(arms: Sequence[Arm]) -> list[Line]:
-    return [list(zip(arm.curve.steps, arm.curve.accuracy, strict=False)) for arm in arms]
+    return [list(zip(arm.curve.steps, arm.curve.of(arm.evaluation.metric), strict=False)) for arm in arms]
 
 
 def _curves(o: Outcome) -> dict[str, object] | None:
@@ -159,38 +167,38 @@ def _curves(o: Outcome) -> dict[str, object] | None:
     if not any(line for arm in lines.values() for line in arm):
         return None
     means = {kind: mean_line(arm) for kind, arm in lines.items()}
-    teacher = None if o.teacher is None else o.teacher.accuracy
+    teacher, metric = None if o.teacher is None else o.teacher.score, o.metric
     words = _curve_words(o, means)
-    title = "Held-out accuracy during training, " + ("distilled and control" if "control" in lines else "by seed")
+    title = f"Held-out {metric.name} during training, " + ("distilled and control" if "control" in lines else "by seed")
     return {
-        "svg": curves("curves", lines, teacher, title, words),
+        "svg": curves("curves", lines, teacher, title, words, metric=metric),
         "words": words,
         "cut": "The axis starts where the last three quarters of training begin, so that differences can be seen.",
         "names": ["Control", "Distilled"] if "control" in lines else ["Student"],
-        "rows": _curve_rows(means),
+        "rows": _curve_rows(means, metric),
     }
 
 
 def _curve_words(o: Outcome, means: Mapping[str, Line]) -> str:
-    ends = [f"the {'student' if kind == 'method' else kind} is at {percent(line[-1][1])}"
+    ends = [f"the {'student' if kind == 'method' else kind} is at {o.metric.show(line[-1][1])}"
             for kind, line in reversed(list(means.items())) if line]  # fmt: skip
     if o.teacher is not None:
-        ends.append(f"the teacher at {percent(o.teacher.accuracy)}")
+        ends.append(f"the teacher at {o.metric.show(o.teacher.score)}")
     words = "After training " + ", ".join(ends) + "."
     control, method = means.get("control", []), means["method"]
     if direction(o.gain) == "gain" and control and method:
-        reached = next((step for step, value in method if value >= control[-1][1]), None)
+        reached = next((step for step, value in method if o.metric.gain(control[-1][1], value) >= 0), None)
         if reached is not None and reached < control[-1][0]:
-            words += f" It passed the control's final accuracy after {counted(int(reached), 'step')}."
+            words += f" It passed the control's final {o.metric.name} after {counted(int(reached), 'step')}."
     return words
 
 
-def _curve_rows(means: Mapping[str, Line]) -> list[tuple[str, list[str]]]:
+def _curve_rows(means: Mapping[str, Line], metric: Metric) -> list[tuple[str, list[str]]]:
     held = [dict(line) for line in means.values()]
     every = sorted({step for line in held for step in line})
     stride = -(-len(every) // 60) or 1
     kept = [*every[: len(every) - 1 : stride], *every[-1:]]
-    return [(f"{step:,.0f}", [percent(line[step]) if step in line else "–" for line in held]) for step in kept]
+    return [(f"{step:,.0f}", [metric.show(line[step]) if step in line else "–" for line in held]) for step in kept]
 
 
 def _seed_gains(o: Outcome) -> list[tuple[str, Gain]]:
@@ -201,7 +209,7 @@ def _seed_gains(o: Outcome) -> list[tuple[str, Gain]]:
     return [*single, (TOTAL, o.gain)] if len(single) > 1 else single
 
 
-def gain_chart(gains: Sequence[tuple[str, Gain]]) -> Chart:
+def gain_chart(gains: Sequence[tuple[str, Gain]], metric: Metric = ACCURACY) -> Chart:
     """Gains on one scale with zero in it, their intervals, and a dot for every seed."""
     held = [v for _, g in gains for v in (g.mean, g.low, g.high, *g.per_seed) if v is not None]
     scale = Scale.around(held, zero=True)
@@ -209,7 +217,7 @@ def gain_chart(gains: Sequence[tuple[str, Gain]]) -> Chart:
         Row(
             name,
             Track.of(scale, "method", mean=gain.mean, low=gain.low, high=gain.high, dots=_dots(gain.per_seed)),
-            span(gain),
+            span(gain, metric=metric),
             strong=name == TOTAL,
         )
         for name, gain in gains
@@ -235,8 +243,9 @@ def _closed(o: Outcome) -> float | None:
     """The share of the control's distance to the teacher that distillation made good, where that means something."""
     if o.teacher is None or direction(o.gain) != "gain":
         return None
-    gap = o.teacher.accuracy - accuracy(o.control)
-    return (accuracy(o.distilled) - accuracy(o.control)) / gap if gap > 0.002 else None
+    gap = o.metric.gain(score(o.control), o.teacher.score)
+    least = 0.2 if o.metric.percent else 0.01
+    return o.metric.gain(score(o.control), score(o.distilled)) / gap if gap > least else None
 
 
 def _measures(o: Outcome, name: str) -> dict[str, Stat]:
@@ -269,12 +278,12 @@ def _fidelity(o: Outcome) -> dict[str, object] | None:
     agree, kl = _measures(o, "agreement"), _measures(o, "kl_to_teacher")
     if "method" not in agree:
         return None
-    words = f"The student decides as the teacher does on {percent(agree['method'].mean)} of the images"
+    words = f"The student decides as the teacher does on {percent(agree['method'].mean)} of the {o.metric.item}s"
     words += f", the control on {percent(agree['control'].mean)}." if "control" in agree else "."
     if len(kl) == 2:
         closer = kl["method"].mean < kl["control"].mean
         words += f" Its probabilities are {'closer to' if closer else 'farther from'} the teacher's than the control's."
-    charts = [("Agreement with the teacher", "share of images, more is closer", _stat_chart(agree, percent))]
+    charts = [("Agreement with the teacher", f"share of {o.metric.item}s, more is closer", _stat_chart(agree, percent))]
     if kl:
         charts.append(("KL(teacher ‖ student)", "nats, less is closer", _stat_chart(kl, nats)))
     return {"words": words, "charts": charts}
@@ -361,11 +370,13 @@ def _cost(o: Outcome) -> list[tuple[str, str, str, str]]:
         theirs = None if large is None else getattr(large, field)
         return name, "" if theirs is None else show(theirs), show(mine), "" if theirs is None else share(mine, theirs)
 
+    read = [row("Words read a second", "per_second", quantity)] if small.per_second else []
     return [
         row("Parameters", "parameters", lambda v: f"{v:,}"),
-        row("FLOPs for one image", "flops", quantity),
-        row("Latency of one image", "latency_ms", latency),
+        row(f"FLOPs for one {o.metric.item}", "flops", quantity),
+        row("Latency of one image" if o.classes else "Time to write one word", "latency_ms", latency),
         row("Memory of the weights", "memory_mb", lambda v: quantity(1e6 * v) + "B"),
+        *read,
     ]
 
 

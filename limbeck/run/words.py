@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from limbeck.run.metric import ACCURACY, Metric
 from limbeck.run.outcome import Gain, Outcome, interval
 
 __all__ = ["Stat", "direction", "over_seeds", "percent", "points", "quantity", "sentence", "share"]
@@ -36,23 +37,18 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
-def _digits(*values: float) -> int:
-    """One decimal, or two where one would show something that is not zero as zero."""
-    return 1 if all(v == 0 or abs(v) >= 0.05 for v in values) else 2
-
-
-def points(value: float, *, sign: bool = True, digits: int | None = None) -> str:
-    """Points of accuracy with their sign: ``+1.8``. What rounds to zero has none."""
-    shown = f"{value:+.{_digits(value) if digits is None else digits}f}"
+def points(value: float, *, sign: bool = True, digits: int | None = None, metric: Metric = ACCURACY) -> str:
+    """A gain with its sign, in points of accuracy (``+1.8``) or another metric's unit. What rounds to zero has none."""
+    shown = f"{value:+.{metric.gain_digits([value]) if digits is None else digits}f}"
     shown = shown[1:] if float(shown) == 0 else shown
     return shown if sign else shown.lstrip("+-")
 
 
-def span(gain: Gain, *, sign: bool = True) -> str:
+def span(gain: Gain, *, sign: bool = True, metric: Metric = ACCURACY) -> str:
     """A gain and its interval: ``+1.8 [+1.1, +2.5]``."""
     if gain.low is None or gain.high is None:
-        return points(gain.mean, sign=sign)
-    digits = _digits(gain.mean, gain.low, gain.high)
+        return points(gain.mean, sign=sign, metric=metric)
+    digits = metric.gain_digits([gain.mean, gain.low, gain.high])
     mean, low, high = (points(v, digits=digits) for v in (gain.mean, gain.low, gain.high))
     text = f"{mean} [{low}, {high}]"
     return text if sign else text.replace("+", "").replace("-", "")
@@ -125,16 +121,19 @@ def sentence(outcome: Outcome) -> str:
     'The student gained 1.8 points [1.1, 2.5] over the same student without the teacher (3 seeds), at 9 % of the
     teacher's cost.'
 
-    The cost is the student's share of the teacher's operations for one image.
+    The cost is the student's share of the teacher's operations for one image, or one word.
     """
-    gain, seeds = outcome.gain, f"({counted(len(outcome.gain.per_seed), 'seed')})"
+    gain, seeds, metric = outcome.gain, f"({counted(len(outcome.gain.per_seed), 'seed')})", outcome.metric
+    reached = fmean(arm.evaluation.score for arm in outcome.distilled)
     if is_control(outcome):
-        reached = fmean(arm.evaluation.accuracy for arm in outcome.distilled)
-        return f"The student reached {percent(reached)} {seeds}. Nothing was distilled: this run is the control."
+        said = f"reached {percent(reached)}" if metric.percent else f"needs {metric.show(reached)} bits a byte"
+        return f"The student {said} {seeds}. Nothing was distilled: this run is the control."
     cost = ""
     if outcome.teacher_cost is not None and outcome.teacher_cost.flops > 0:
         cost = f", at {share(outcome.student_cost.flops, outcome.teacher_cost.flops)} of the teacher's cost"
         cost = cost.replace(" times of", " times")
+    if not metric.percent:
+        return _bits(outcome, reached, seeds, cost)
     lost = gain.mean < 0
     said = f"{'lost' if lost else 'gained'} {points(gain.mean, sign=False)} points"
     against = f"{'against' if lost else 'over'} {without(outcome)}"
@@ -151,8 +150,30 @@ def sentence(outcome: Outcome) -> str:
         case "gain":
             return f"The student gained {_plain(span(gain, sign=False))} {against} {seeds}{cost}."
         case "loss":
-            turned = Gain(mean=-gain.mean, low=-(gain.high or 0), high=-(gain.low or 0), per_seed=[])
-            return f"The student lost {_plain(span(turned, sign=False))} {against} {seeds}{cost}."
+            return f"The student lost {_plain(span(_turned(gain), sign=False))} {against} {seeds}{cost}."
+
+
+def _bits(outcome: Outcome, reached: float, seeds: str, cost: str) -> str:
+    """The sentence of a language model: less is better."""
+    gain, metric = outcome.gain, outcome.metric
+    begun = f"The student needs {metric.show(reached)} bits a byte"
+    word, size = ("more", _turned(gain)) if gain.mean < 0 else ("fewer", gain)
+    match direction(gain):
+        case "single":
+            said = f"{points(gain.mean, sign=False, metric=metric)} {word} than" if gain.mean else "as many as"
+            return f"{begun}, {said} {without(outcome)}, in one seed{cost}. One seed cannot tell a gain from chance."
+        case "unclear":
+            said = f"{begun}; no clear difference, {span(gain, metric=metric)}, to {without(outcome)} {seeds}{cost}. "
+            return said + "The 95 % interval includes 0."
+        case "gain" | "loss":
+            said = f"{span(size, sign=False, metric=metric)} {word}"
+            return f"{begun}, {said} than {without(outcome)} {seeds}{cost}."
+
+
+def _turned(gain: Gain) -> Gain:
+    """A loss as a positive number."""
+    low, high = gain.low, gain.high
+    return Gain(mean=-gain.mean, low=None if high is None else -high, high=None if low is None else -low, per_seed=[])
 
 
 def _plain(gain: str) -> str:
