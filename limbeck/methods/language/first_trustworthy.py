@@ -50,14 +50,11 @@ CARD = Card(
 GRID = tuple(k / 10 for k in range(1, 31))
 
 
-def recalibrated(log_p: Tensor, how: str, tau: float = 1.0, smoothing: float = 0.0) -> Tensor:
-    """Log-probabilities over the outcomes kept (..., k), likeliest first, that sum to one: by ``temperature``, by
-    ``smoothing``, which spreads a part of the first over the others, or by ``none``."""
-    if how == "temperature":
-        return (log_p / tau).log_softmax(-1)
-    p = log_p.softmax(-1)
-    moved = p[..., :1].clamp(max=smoothing if how == "smoothing" else 0.0)
-    return torch.cat([p[..., :1] - moved, p[..., 1:] + moved / (p.shape[-1] - 1)], -1).log()
+def smoothed(log_p: Tensor, moved: float) -> Tensor:
+    """Renormalised over (..., k), likeliest first, with ``moved`` taken from the first and spread over the others."""
+    first, others = log_p.softmax(-1).split([1, log_p.shape[-1] - 1], -1)
+    share = first.clamp(max=moved)
+    return torch.cat([first - share, others + share / others.shape[-1]], -1).log()
 
 
 class First(Method):
@@ -68,10 +65,10 @@ class First(Method):
     _: KW_ONLY
     k: Annotated[int, Ge(2)] = 5
     """Words kept a position."""
-    recalibrate: Literal["temperature", "smoothing", "none"] = "temperature"
+    recalibrate: Literal["temperature", "smoothing"] = "temperature"
     """How the teacher's words are recalibrated. Paper: temperature is best; smoothing hurts what is rightly sure."""
     tau: Positive | None = None
-    """Temperature of the recalibration; None: the one of 0.1 to 3 with the least calibration error on held-out rows."""
+    """Temperature of the recalibration, 1 for none; None: the one with the least calibration error on held-out rows."""
     held: Fraction = 0.1
     """Share of the training rows that are held out to choose tau."""
     smoothing: Fraction = 0.1
@@ -85,7 +82,9 @@ class First(Method):
     def loss(self, batch: Tokens, clock: Clock) -> dict[str, Tensor]:
         with torch.no_grad():
             top = likeliest(self.teacher(batch.teacher_view), self.k).rows(batch.mask)
-            target = recalibrated(self.outcomes(top.log_prob), self.recalibrate, self.tau or 1.0, self.smoothing)
+            kept = self.outcomes(top.log_prob)
+            hot = self.recalibrate == "temperature"
+            target = (kept / (self.tau or 1.0)).log_softmax(-1) if hot else smoothed(kept, self.smoothing)
 
         def divergence(q: Tensor, at: slice) -> Tensor:
             return kl(target[at], self.outcomes(q.gather(-1, top.index[at])).log_softmax(-1))
@@ -122,8 +121,8 @@ class First(Method):
             batch = batch.to(device)
             top = likeliest(self.teacher(batch.teacher_view), self.k).rows(batch.mask)
             hit = top.index == batch.y[batch.mask][:, None]
-            sure.append(self.outcomes(top.log_prob.float()))
-            right.append(torch.where(hit.any(1), hit.int().argmax(1), sure[-1].shape[1] - 1))  # the rest comes last
+            sure.append(self.outcomes(top.log_prob))
+            right.append(torch.where(hit.any(1), hit.int().argmax(1), sure[-1].shape[1] - 1))  # else the rest, or wrong
         log_p, place = torch.cat(sure), torch.cat(right)
         return min(GRID, key=lambda tau: ece((log_p / tau).log_softmax(-1), place))
 
@@ -135,4 +134,4 @@ def likeliest(signal: Signal, k: int) -> TopK:
     if not isinstance(signal, TopK) or signal.index.shape[-1] < k:
         raise InputError("k", k, "likeliest words are not in the stored signal; capture topk with as many")
     best = signal.log_prob.topk(k, -1)
-    return signal._replace(index=signal.index.gather(-1, best.indices), log_prob=best.values)
+    return signal._replace(index=signal.index.gather(-1, best.indices), log_prob=best.values.float())

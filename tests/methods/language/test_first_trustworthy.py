@@ -9,7 +9,7 @@ from limbeck.data.tokens import TokenBatches
 from limbeck.diagnostics.calibration import ece
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import TopK, Words
-from limbeck.methods.language.first_trustworthy import GRID, First, likeliest, recalibrated
+from limbeck.methods.language.first_trustworthy import GRID, First, likeliest, smoothed
 from tests.worlds import language_world
 
 NOW = Clock(0, 1)
@@ -42,15 +42,17 @@ def test_loss_by_hand(rest):
     assert float(found.detach()) == pytest.approx(total / 4, rel=1e-3), "a sum over words, a mean over sequences"
 
 
-def test_recalibration_moves_what_it_says_and_keeps_the_sum():
+def test_smoothing_moves_what_it_says_and_keeps_the_sum():
     log_p = torch.tensor([[0.5, 0.2, 0.1, 0.05, 0.05], [0.04, 0.04, 0.04, 0.04, 0.04]]).log()
-    plain = log_p.softmax(-1)
-    smooth = recalibrated(log_p, "smoothing", smoothing=0.1).exp()
+    plain, smooth = log_p.softmax(-1), smoothed(log_p, 0.1).exp()
     assert torch.allclose(smooth[:, 0], plain[:, 0] - 0.1) and torch.allclose(smooth[:, 1:], plain[:, 1:] + 0.025)
-    assert torch.allclose(recalibrated(log_p, "none", 3.0, 0.5).exp(), plain)
-    root = plain.sqrt() / plain.sqrt().sum(-1, keepdim=True)
-    assert torch.allclose(recalibrated(log_p, "temperature", 2.0).exp(), root)
-    assert root[0, 0] < plain[0, 0] and torch.allclose(smooth.sum(-1), torch.ones(2))
+    assert torch.allclose(smoothed(log_p, 0.0).exp(), plain) and torch.allclose(smooth.sum(-1), torch.ones(2))
+    world = language_world(0)
+    losses = [
+        float(First(world.student(1).eval(), world.teachers[0], **chosen).loss(world.batch(4), NOW)["kl"].detach())
+        for chosen in ({"recalibrate": "smoothing", "smoothing": 0.0}, {"tau": 1.0}, {"recalibrate": "smoothing"})
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and abs(losses[2] - losses[1]) > 1e-3
 
 
 def test_tau_is_the_one_that_makes_the_teacher_as_sure_as_right():
@@ -71,7 +73,7 @@ def test_tau_is_the_one_that_makes_the_teacher_as_sure_as_right():
     batch = next(iter(TokenBatches(world.train, 144, shuffle=False)))
     top = likeliest(method.teacher(batch), 5).rows(batch.mask)
     missed = (top.index[:, 0] != batch.y[batch.mask]).long()
-    before, after = (ece(recalibrated(top.log_prob, "temperature", t), missed) for t in (1.0, tau))
+    before, after = (ece((top.log_prob / t).log_softmax(-1), missed) for t in (1.0, tau))
     assert after < 0.05 and before > 0.15
 
 
