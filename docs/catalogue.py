@@ -1,5 +1,5 @@
 """Makes the pages that are generated: the catalogue from the cards and their evidence, the
-first page from the README, the guide from CONTRIBUTING.
+README's table of them, the first page from the README, the guide from CONTRIBUTING.
 
 Run it by hand, or let mkdocs run it as a hook before it builds.
 """
@@ -14,6 +14,7 @@ from limbeck.core.card import cards
 from limbeck.run.evidence import recorded
 
 DOCS = Path(__file__).parent
+MARKS = "<!-- methods: made by docs/catalogue.py -->", "<!-- end of methods -->"
 HEAD = """# Methods and evidence
 
 One file per published work. *Evidence* is a small experiment that anyone can run (`limbeck evidence KEY`); its verdict
@@ -44,6 +45,18 @@ def verdict(found: dict[str, Any] | None) -> str:
     return f"**{found['verdict']}**: {found['metric']} {gain['mean']:+.2f}{span}, {seeds} seeds. {found['claim']}"
 
 
+def short(text: str) -> str:
+    """The first page's table of all methods, between its marks."""
+    rows = [
+        f"| [`{key}`](limbeck/methods/{card.family}/{key}.py) | {card.summary} | {said['verdict'] if said else ''} |"
+        for key, card in cards().items()
+        for said in [recorded(key)]
+    ]
+    table = "\n".join([MARKS[0], "| Key | What it does | Evidence |", "|---|---|---|", *rows, MARKS[1]])
+    before, rest = text.split(MARKS[0])
+    return before + table + rest.split(MARKS[1])[1]
+
+
 def catalogue() -> str:
     """The page of all methods."""
     families = sorted({card.family for card in cards().values()})
@@ -61,6 +74,8 @@ def catalogue() -> str:
 def write() -> None:
     """Write the generated pages."""
     (DOCS / "catalogue.md").write_text(catalogue(), encoding="utf-8")
+    first = DOCS.parent / "README.md"
+    first.write_text(short(first.read_text(encoding="utf-8")), encoding="utf-8")
     for source, page in (("README.md", "index.md"), ("CONTRIBUTING.md", "contributing.md")):
         text = (DOCS.parent / source).read_text(encoding="utf-8").replace("](docs/", "](")
         text = re.sub(r"\[(`\w+`)\]\(limbeck/[^)]*\)", r"\1", text).replace("](CONTRIBUTING.md)", "](contributing.md)")

@@ -19,6 +19,8 @@ def test_the_catalogue_is_up_to_date_and_whole() -> None:
     page = (DOCS / "catalogue.md").read_text(encoding="utf-8")
     assert page == module.catalogue(), "run python docs/catalogue.py"
     assert all(f"| `{key}` |" in page for key in cards())
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert readme == module.short(readme), "run python docs/catalogue.py"
 
 
 def test_every_method_has_a_verdict_by_the_rule_on_seeds_not_used_for_building() -> None:
