@@ -52,7 +52,8 @@ def divergence(beta: float) -> ForwardKL | JSD | ReverseKL:
 @torch.no_grad()
 def held_out_loss(model: nn.Module, batches: Iterable[Tokens]) -> Tensor:
     """Cross-entropy of the words to learn, nats a word, in eval mode: a scalar that is equal in all processes."""
-    modes, device = {module: module.training for module in model.modules()}, next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a stored teacher has no parameters
     model.eval()
     total, count = torch.zeros(1, device=device), 0
     for batch in batches:
@@ -102,10 +103,12 @@ def each_row(batch: Tokens) -> Tensor:
     return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
 
 
-def repeated(batch: Tokens, count: int) -> Tokens:
-    """Every row ``count`` times, one after another; without the teacher's view."""
-    rows = [part.repeat_interleave(count, 0) for part in batch[:5]]
-    return Tokens(*rows, None if batch.ends is None else batch.ends.repeat_interleave(count, 0))
+def repeated(batch: Tokens, count: int, of: Tensor | None = None) -> Tokens:
+    """Every row ``count`` times, one after another, or those rows that ``of`` (B,) says; without bytes and view."""
+    rows = torch.arange(len(batch.x), device=batch.x.device)
+    rows = (rows if of is None else rows[of]).repeat_interleave(count)
+    x, y, segment, index, key = (part[rows] for part in batch[:5])
+    return Tokens(x, y, segment, index, key)
 
 
 def exact(said: Tokens, batch: Tokens) -> Tensor:
