@@ -309,6 +309,7 @@ def _block(
         if their_slope is not None:
             p.mul_(their_slope)
     if ce_gradient is not None:
+        q.masked_fill_(factor == 0, 0)  # 0 times an infinite gradient: only the label counts there
         torch.addcmul(ce_gradient, q, factor, out=q)
     if slope is not None:
         q.mul_(slope)
@@ -418,7 +419,8 @@ class Chunked(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(found.values)
         ce = found.ces if job.label_weight is None else job.label_weight.to(found.ces) * found.ces
-        return (job.weight.to(found.values) * found.values).sum(), ce.sum(), found.values
+        total = (job.weight.to(found.values) * found.values).masked_fill(job.weight == 0, 0)
+        return total.sum(), ce.sum(), found.values
 
     @staticmethod
     @once_differentiable

@@ -127,6 +127,16 @@ def test_label_weight_is_the_weight_unless_given():
     torch.testing.assert_close(found.ce, -(weight * word_log_probs(student, labels)).sum())
 
 
+def test_a_label_counts_where_the_divergence_does_not():
+    teacher, student, weight, labels = world()
+    masked = Words(teacher.logits().masked_fill((weight == 0)[..., None] & (torch.arange(V) > 0), -math.inf), None)
+    one = torch.ones_like(weight)
+    found = token_loss(ReverseKL(), masked, student, weight, labels=labels, label_weight=one)
+    wanted = token_loss(ReverseKL(), masked, student, weight).total, -word_log_probs(student, labels).sum()
+    same((found.total, found.ce), wanted)
+    same(gradients(found.total + found.ce, student), gradients(sum(wanted), student))
+
+
 @pytest.mark.parametrize("objective", KNOWN, ids=str)
 def test_gradients_agree_with_finite_differences(objective):
     teacher, student, weight, labels = world()
