@@ -89,7 +89,7 @@ class DistiLLM(Method):
 
     def updates(self, batch: Tokens, clock: Clock) -> Generator[Update, bool, None]:
         """One step; phi is looked at between steps."""
-        if clock.step == 0:
+        if clock.step == 0 and (self.phi or self.held):
             prompts(batch, 0)  # refuses packed rows now, not when the first answer is due
         if self.held and self.previous < 0:
             self.previous = held_out_loss(self.student, self.held)
