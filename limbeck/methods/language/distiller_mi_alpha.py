@@ -5,9 +5,9 @@ https://arxiv.org/abs/2109.11105
     I_alpha = 1 + E_{p(x_1, y) p(x_2..K)} log r(x_1, y) - E_{p(x_1..K) p(y)} r(x_1, y)
     L = b1 CE(y, p_S) + b2 tau^2 KL(p_T || p_S) - b3 sum over matched layers I_alpha
 
-x is a student's feature and y the teacher's, in the first mean of one word, in the second of independent ones. f and q
-are small networks that learn with the student. I_alpha bounds the mutual information from below (Poole et al., 2019): at
-alpha 1 it is InfoNCE, of low variance and at most log K; towards 0 the bound is tighter and noisier.
+x is a student's feature and y the teacher's, in the first mean of one word, in the second of independent ones; f and q
+are small networks that learn with the student. I_alpha bounds the mutual information from below (Poole et al., 2019):
+at alpha 1 it is InfoNCE, of low variance and at most log K; towards 0 the bound is tighter and noisier.
 """
 
 from __future__ import annotations

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from limbeck.core.method import Clock, Method, Setting
 from limbeck.core.modules import Taps
-from limbeck.errors import InputError
 from limbeck.methods.language._filters import Filters, FilterTraining
 from limbeck.methods.language._shared import matched
 from limbeck.methods.language.ted import TED
@@ -64,12 +61,9 @@ def test_stages_share_the_steps_and_the_student_leaves_without_filters() -> None
     student = TED.distil(Setting(world.student, world.teachers, world.data, 10, run), {})
     assert seen == [
         ("tune", 3, ["ce"]), ("teacher-filters", 2, ["filters"]), ("student-filters", 2, ["filters"]),
-        ("fit", 5, ["ce", "kd", "layer"]),
+        ("fit", 7, ["ce", "kd", "layer"]),
     ]  # fmt: skip
     assert student.state_dict().keys() == world.student().state_dict().keys()
-    values: dict[str, Any] = {"tune_share": 0.5, "filter_share": 0.5}
-    with pytest.raises(InputError, match="filter_share"):
-        TED.distil(Setting(world.student, world.teachers, world.data, 10, run), values)
 
 
 def test_layers_meet_evenly_and_end_together() -> None:
