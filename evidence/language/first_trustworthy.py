@@ -17,9 +17,9 @@ from limbeck.run.evidence import Result
 
 CLAIM = (
     "From one trained student, FIRST (five words of a fine-tuned teacher, recalibrated) is more to be trusted than "
-    "fine-tuning on the labels as long: accuracy minus calibration error on held-out words is higher."
+    "fine-tuning on the same labels as long: accuracy minus calibration error on held-out words is higher."
 )
-ROWS, WARM, STEPS, BATCH, RATE = 80, 100, 100, 8, 2e-3
+ROWS, WARM, STEPS, BATCH, RATE = 80, 100, 100, 8, 4e-3
 
 
 @torch.no_grad()
@@ -35,29 +35,28 @@ def trust(model: CausalLM, held: TokenSet) -> tuple[float, float]:
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
-    """FIRST keeps all other words as a sixth outcome, and a tenth of the rows apart to choose its temperature."""
+    """Teacher and student are tuned on the same 72 rows, which makes the teacher too sure; 8 rows choose the
+    temperature. FIRST keeps all other words as a sixth outcome."""
     pair = prose(data)
     tokenizer = words_of(pair, 512)
-    whole = rows(pair.train, tokenizer)
-    taught, few, held = prose_teacher(whole, seed), whole.subset(range(ROWS)), rows(pair.test, tokenizer)
+    whole, held = rows(pair.train, tokenizer), rows(pair.test, tokenizer)
     held, student = held.subset(range(min(len(held), 100))), lm(48, 1, tokenizer, seed)
-    torch.manual_seed(seed)
-    train(SFT(student), batches(few, seed, BATCH), WARM)
-    apart = few.subset(range(0, len(few), 10))
-    rest = few.subset([k for k in range(len(few)) if k % 10])
+    apart, few = whole.subset(range(0, ROWS, 10)), whole.subset([k for k in range(ROWS) if k % 10])
+    taught = copy.deepcopy(prose_teacher(whole, seed)).requires_grad_(True)
+    for model, steps in ((student, WARM), (taught, STEPS)):
+        torch.manual_seed(seed)
+        train(SFT(model), batches(few, seed, BATCH), steps, RATE)
 
-    def arm(distilled: bool) -> tuple[float, float, float]:
+    def arm(distilled: bool, tau: float | None = None) -> tuple[float, float, float]:
         learner = copy.deepcopy(student)
+        made = First(learner, taught, rest=True, tau=tau) if distilled else SFT(learner)
+        if isinstance(made, First) and tau is None:
+            made.tau = made.best_tau(batches(apart, seed, BATCH))
         torch.manual_seed(seed + 1)
-        if not distilled:
-            train(SFT(learner), batches(few, seed + 1, BATCH), STEPS, RATE)
-            return *trust(learner, held), 1.0
-        made = First(learner, taught, rest=True)
-        made.tau = made.best_tau(batches(apart, seed, BATCH))
-        train(made, batches(rest, seed + 1, BATCH), STEPS, RATE)
-        return *trust(learner, held), made.tau
+        train(made, batches(few, seed + 1, BATCH), STEPS, RATE)
+        return *trust(learner, held), getattr(made, "tau", 1.0)
 
-    tuned, first = arm(False), arm(True)
+    tuned, first, direct = arm(False), arm(True), arm(True, 1.0)
     return Result(
         metric="accuracy minus calibration error on held-out words, %",
         baseline=tuned[0] - tuned[1],
@@ -67,5 +66,6 @@ def evidence(seed: int, data: Path | None = None) -> Result:
         extra={
             "fine-tuning, accuracy, %": tuned[0], "fine-tuning, calibration error, %": tuned[1],
             "FIRST, accuracy, %": first[0], "FIRST, calibration error, %": first[1], "temperature": first[2],
+            "not recalibrated, accuracy, %": direct[0], "not recalibrated, calibration error, %": direct[1],
         },
     )  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 
 from limbeck.data.alignment import align, joined, opens_word
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import INSIDE, TokenBatches, tokenise
+from limbeck.data.tokens import INSIDE, TokenBatches, Tokens, tokenise
 from limbeck.errors import InputError
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer
 
@@ -157,6 +157,19 @@ def test_only_what_both_learn_counts_and_nothing_predicts_a_first_token():
     assert first > 0 and spelt(batch)[0][1] == int(batch.view.ends[0, 1])
     hidden = batch._replace(y=torch.where(torch.arange(batch.x.shape[1]) < 4, -100, batch.y))
     assert [s[1] for s in spelt(hidden)] == [s[1] for s in spelt(batch) if s[2][0] > 4]
+
+
+def test_a_bos_is_no_text_and_a_token_without_bytes_belongs_to_what_it_follows():
+    """By hand: BOS, two bytes, a token of no bytes, EOS; against BOS, one token, EOS."""
+
+    def side(ends):
+        x = torch.arange(len(ends))[None]
+        y = torch.cat([x[:, 1:], torch.tensor([[-100]])], 1)
+        zero = torch.zeros(1, dtype=torch.int64)
+        return Tokens(x, y, torch.ones_like(x), zero, zero, torch.tensor([ends]))
+
+    batch = side([-1, 1, 2, 2, -1])._replace(view=side([-1, 2, -1]))
+    assert spelt(batch) == [(0, 2, [1, 2, 3], [1]), (0, -1, [4], [2])] == slow(batch)
 
 
 def test_follows_breaks_where_a_span_is_missing():
