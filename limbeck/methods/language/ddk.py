@@ -23,7 +23,8 @@ from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Setting, Update, roles
 from limbeck.core.modules import freeze
 from limbeck.data.mixture import Mixture, hold_out
-from limbeck.data.tokens import Tokens
+from limbeck.data.tokens import TokenBatches, Tokens
+from limbeck.errors import InputError
 from limbeck.losses.vocabulary import ForwardKL, ReverseKL, token_loss
 from limbeck.methods.language._shared import held_out_loss
 
@@ -111,6 +112,8 @@ class DDK(Method):
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
         """Hold rows of every domain out, and fit once."""
         data, given = setting.data, roles(cls, setting)
+        if not isinstance(data, TokenBatches):
+            raise InputError("data", type(data).__name__, "cannot be mixed; give TokenBatches")
         train, apart = hold_out(data.dataset, values.get("held_out", cls.held_out), most=MOST)
         held = [[part.take(rows) for rows in torch.arange(len(part)).split(data.batch)] for part in apart]
         method = cls(**given, mixture=Mixture(train, data.batch, seed=data.seed), held=held, **values)
