@@ -229,10 +229,8 @@ def _sweep(job: Job) -> Swept:
     theirs = None
     if isinstance(teacher, Words) and job.wanted[3]:
         theirs = _Gradient(teacher, job.dtypes[0], (True, False, False), kind)
-    p = q = None
     for begin in range(0, n, chunk):
         end = min(begin + chunk, n)
-        del p, q  # before the next ones are made
         q = logits(student, begin, end, job.dtypes[1], kind)
         p = logits(teacher, begin, end, job.dtypes[0], kind) if isinstance(teacher, Words) else None
         for first in range(begin, end, block):
@@ -246,6 +244,7 @@ def _sweep(job: Job) -> Swept:
         ours.add(q, begin, end, None if job.labels is not None else factor[begin:end])
         if theirs is not None and p is not None:
             theirs.add(p, begin, end, factor[begin:end])
+        p = q = one = None  # freed before the next chunk's are made
     return Swept(values, ces, (*ours.done(), None if theirs is None else theirs.done()[0]))
 
 
