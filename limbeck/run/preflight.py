@@ -11,12 +11,13 @@ from limbeck.core.card import Card
 from limbeck.core.checkpoint import restore_rng, rng_state
 from limbeck.errors import InputError
 from limbeck.run.checks.bench import Bench
-from limbeck.run.checks.capabilities import capabilities
 from limbeck.run.checks.said import Said
 from limbeck.run.outcome import Finding
 from limbeck.run.task import Task
 
 __all__ = ["preflight"]
+
+GATES = ("teacher's capabilities", "vocabulary")  # behind one that failed, no step can be tried
 
 
 def preflight(task: Task, card: Card, values: Mapping[str, Any]) -> list[Finding]:
@@ -28,7 +29,7 @@ def preflight(task: Task, card: Card, values: Mapping[str, Any]) -> list[Finding
         values: the method's hyper-parameters.
 
     Returns:
-        One finding a check, in the order of the task's checks; a teacher that cannot serve the method ends it at once.
+        One finding a check, in the order of the task's checks; a teacher that cannot serve the method, or speaks another language, ends it at once.
 
     Raises:
         InputError: when the method cannot be built from these models and values.
@@ -49,5 +50,5 @@ def _findings(bench: Bench) -> Iterator[Finding]:
         finally:
             restore_rng(kept)
         yield Finding(name=name, status=said.status, measured=said.measured, fix=said.fix)
-        if check is capabilities and said.status == "failed":
+        if name in GATES and said.status == "failed":
             return

@@ -163,7 +163,8 @@ def _bits(outcome: Outcome, reached: float, seeds: str, cost: str) -> str:
             said = f"{points(gain.mean, sign=False, metric=metric)} {word} than" if gain.mean else "as many as"
             return f"{begun}, {said} {without(outcome)}, in one seed{cost}. One seed cannot tell a gain from chance."
         case "unclear":
-            said = f"{begun}; no clear difference, {span(gain, metric=metric)}, to {without(outcome)} {seeds}{cost}. "
+            fewer = f"{span(gain, metric=metric)} fewer {seeds}{cost}. "
+            said = f"{begun}; no clear difference to {without(outcome)}: {fewer}"
             return said + "The 95 % interval includes 0."
         case "gain" | "loss":
             said = f"{span(size, sign=False, metric=metric)} {word}"

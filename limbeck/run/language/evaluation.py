@@ -173,20 +173,28 @@ def evaluate(
 def _answers(model: CausalLM, text: TextSet, device: torch.device) -> tuple[float | None, int, list[Sample]]:
     """Greedy continuations: the share that is the document's own, word for word; how many were tried; some to show."""
     asked = tried(text)
-    if asked:
-        rows = tokenise(asked, model.tokenizer, model.context, long="truncate")
-        short = [k for k, row in enumerate(rows.rows) if sum(row.learn) <= SHORT + 1]
-        if 2 * len(short) > len(rows):
-            pairs = _continued(model, rows.subset(short), SHORT + 1, device)
-            hits = sum(said.strip() == wanted.strip() for _, wanted, said in pairs)
-            shown = pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]
-            return hits / len(pairs), len(pairs), [Sample(prompt=p, reference=r, said=s) for p, r, s in shown]
-    shown = _opened(text) if asked is None else asked.subset(range(min(SHOWN, len(asked))))
-    if shown is None:
+    rows = None if asked is None else _rows(model, asked)
+    short = [] if rows is None else [k for k, row in enumerate(rows.rows) if sum(row.learn) <= SHORT + 1]
+    if rows is not None and 2 * len(short) > len(rows):
+        pairs = _continued(model, rows.subset(short), SHORT + 1, device)
+        hits = sum(said.strip() == wanted.strip() for _, wanted, said in pairs)
+        shown = pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]
+        return hits / len(pairs), len(pairs), [Sample(prompt=p, reference=r, said=s) for p, r, s in shown]
+    if asked is None:
+        opened = _opened(text, min(OPENING, model.context // 4))
+        rows = None if opened is None else _rows(model, opened)
+    if rows is None:
         return None, 0, []
-    rows = tokenise(shown, model.tokenizer, model.context, long="truncate")
-    pairs = _continued(model, rows, LONGEST, device)
+    pairs = _continued(model, rows.subset(range(min(SHOWN, len(rows)))), LONGEST, device)
     return None, 0, [Sample(prompt=p, reference=r, said=s) for p, r, s in pairs]
+
+
+def _rows(model: CausalLM, text: TextSet) -> TokenSet | None:
+    """Prompts with their completions, as far as they fit the model."""
+    try:
+        return tokenise(text, model.tokenizer, model.context, long="drop")
+    except InputError:  # none of them does
+        return None
 
 
 def tried(text: TextSet) -> TextSet | None:
@@ -196,14 +204,14 @@ def tried(text: TextSet) -> TextSet | None:
     return text.subset(known[::stride][:TRIED]) if known else None
 
 
-def _opened(text: TextSet) -> TextSet | None:
-    """A few plain documents, their opening as a prompt."""
-    whole = [document[0].text for document in text.documents if len(document[0].text) > 1.5 * OPENING]
+def _opened(text: TextSet, opening: int) -> TextSet | None:
+    """A few plain documents, their first characters as a prompt."""
+    whole = [document[0].text for document in text.documents if len(document[0].text) > 1.5 * opening]
     made = list[Document]()
     for said in whole[:: max(1, len(whole) // SHOWN)][:SHOWN]:
-        at = said.rfind(" ", 0, OPENING)
-        at = at if at > 0 else OPENING
-        made.append((Span(said[:at], learn=False), Span(said[at : 3 * OPENING])))
+        at = said.rfind(" ", 0, opening)
+        at = at if at > 0 else opening
+        made.append((Span(said[:at], learn=False), Span(said[at : 3 * opening])))
     made = [document for document in made if document[1].text.strip()]
     return TextSet(tuple(made), text.name) if made else None
 
