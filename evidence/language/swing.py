@@ -20,7 +20,7 @@ CLAIM = (
     "On a text with secrets that the teacher has learnt by heart, swing distillation leaves the student with less than "
     "a fifth of the exposure that ordinary distillation on the same text leaves it with."
 )
-DOCUMENTS, SECRETS, COPIES, STEPS, GUESSES = 80, 5, 20, 150, 200
+DOCUMENTS, SECRETS, COPIES, STEPS, GUESSES = 25, 5, 16, 80, 200
 
 
 def secrets(seed: int) -> list[tuple[str, str]]:
@@ -54,11 +54,11 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     told = [(Span(prompt + number + "."),) for prompt, number in secrets(seed) for _ in range(COPIES)]
     text = TextSet((*pair.train.documents[:DOCUMENTS], *told), "secrets")
     leaky = rows(TextSet(tuple(random.Random(seed).sample(text.documents, len(text))), "secrets"), tokenizer)
-    taught = teacher(64, 1, leaky, seed, steps=250)
-    held = rows(pair.test, tokenizer)
+    taught = teacher(48, 1, leaky, seed, steps=150)
+    held = rows(pair.test.subset(range(40)), tokenizer)
 
     def arm(private: str) -> CausalLM:
-        student = lm(48, 1, tokenizer, seed)
+        student = lm(32, 1, tokenizer, seed)
         torch.manual_seed(seed)
         train(Swing(student, taught, private=private), batches(leaky, seed), STEPS)
         return student
