@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from limbeck.run.spec import RunSpec
     from limbeck.run.task import Task
 
-__all__ = ["compare", "doctor", "evidence", "methods", "preflight", "report", "resume", "run", "show"]
+__all__ = ["capture", "compare", "doctor", "evidence", "methods", "preflight", "report", "resume", "run", "show"]
 
 
 def run(words: list[str]) -> None:
@@ -101,6 +101,28 @@ def preflight(words: list[str]) -> None:
     found = examine(resolve(spec))
     print_findings(Console(), found)
     refuse(found)
+
+
+def capture(words: list[str]) -> None:
+    """Keep a language model's signals."""
+    parser = parser_of("capture", "--teacher T --data D --out DIR [--flag value ...]")
+    parser.add_argument("--teacher", metavar="text", help="a language model: a folder, a .gguf file or a Hub id")
+    parser.add_argument("--data", metavar="text", help="as for `limbeck run`: the training and the test rows are kept")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the store's folder; a capture that was killed goes on")
+    parser.add_argument("--kind", default="hidden", metavar="hidden|topk|sampled", help="what is kept (default hidden)")
+    parser.add_argument("--bits", default="8", metavar="6|8", help="of a hidden unit (default 8)")
+    parser.add_argument("--k", default="0", metavar="int", help="words a token; 0 for the kind's own default")
+    parser.add_argument("--batch", default="16", metavar="int", help="rows at a time (default 16)")
+    parser.add_argument("--device", metavar="text", help="auto, cpu, cuda, cuda:1 or mps")
+    for name in ("context", "limit", "long", "tokenizer"):
+        parser.add_argument(f"--{name}", metavar="text", help="as for `limbeck run`")
+    parser.add_argument("--pack", nargs="?", const="yes", metavar="yes|no", help="as for `limbeck run`")
+    parser.add_argument("--no-pack", dest="pack", action="store_const", const="no", help="the same as --pack no")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
+    given = parser.parse_all(words)
+    from limbeck.run.language.capturing import capture_command
+
+    print(capture_command(given))
 
 
 def methods(words: list[str]) -> None:

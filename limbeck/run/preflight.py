@@ -29,7 +29,8 @@ def preflight(task: Task, card: Card, values: Mapping[str, Any]) -> list[Finding
         values: the method's hyper-parameters.
 
     Returns:
-        One finding a check, in the order of the task's checks; a teacher that cannot serve the method, or speaks another language, ends it at once.
+        One finding a check, in the order of the task's checks; a teacher that cannot serve the method, or has other
+        words, ends it at once.
 
     Raises:
         InputError: when the method cannot be built from these models and values.

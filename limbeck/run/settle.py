@@ -13,7 +13,7 @@ import torch
 from limbeck.errors import InputError
 from limbeck.run.spec import RunSpec
 
-__all__ = ["device_of", "named", "settled"]
+__all__ = ["absolute", "device_of", "named", "settled"]
 
 POINTS = 20  # of a learning curve
 
@@ -32,7 +32,7 @@ def settled(spec: RunSpec, batches: int, *, batch: int, epochs: float, rate: flo
     steps = spec.steps or max(1, round((spec.epochs or epochs) * an_epoch))
     return spec.model_copy(
         update={
-            "student": _absolute(spec.student), "teacher": [_absolute(t) for t in spec.teacher],
+            "student": absolute(spec.student), "teacher": [absolute(t) for t in spec.teacher],
             "data": _data(spec.data), "steps": steps, "epochs": None, "batch": batch,
             "lr": spec.lr or rate, "eval_every": spec.eval_every or max(1, steps // POINTS),
         }
@@ -69,16 +69,16 @@ def named(role: str) -> Generator[None]:
 def _data(reference: str) -> str:
     """One path, or those of the training and the test data."""
     parts = [reference] if Path(reference).expanduser().exists() else reference.split(",")
-    return ",".join(map(_absolute, parts))
+    return ",".join(map(absolute, parts))
 
 
-def _absolute(reference: str) -> str:
+def absolute(reference: str) -> str:
     """Paths are written whole, so that a run can be resumed from anywhere; names and Hub ids stay."""
     name, at, path = reference.partition("@")  # resnet56@weights.safetensors
     path = path if at else name
     kind, colon, inner = path.partition(":")  # store:folder
     if colon and kind == "store":
-        return f"store:{_absolute(inner)}"
+        return f"store:{absolute(inner)}"
     if (os.sep in path or "." in path) and Path(path).expanduser().exists():
         path = str(Path(path).expanduser().absolute())
     return f"{name}@{path}" if at else path

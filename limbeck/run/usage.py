@@ -8,6 +8,7 @@ COMMANDS = {
     "run": "distil a teacher into a student, with its control and a report",
     "resume": "go on with a run that was stopped or killed",
     "preflight": "look for silent failures before a run, in seconds",
+    "capture": "keep what a language model says about a text, so that it need not run again",
     "methods": "list the methods and what their evidence says",
     "show": "say all about one method",
     "report": "write a run's report again",
@@ -19,9 +20,12 @@ EXAMPLES = {
     "run": """  limbeck run kd --teacher runs/big/student --student cnn-8-16 --data digits --out runs/kd
   limbeck run kd --teacher resnet56@resnet56.safetensors --student resnet8 --data images/ --method.tau 2 --epochs 20
   limbeck run --config runs/kd/run.yaml --seeds 5 --out runs/kd-5     a run file; flags override it
+  limbeck run gkd --teacher smol/ --student layers-10@smol/ --data train.txt,test.txt --method.lmbda 0
   limbeck run kd --help                                               with the flags of that method""",
     "resume": "  limbeck resume runs/kd",
     "preflight": "  limbeck preflight kd --teacher runs/big/student --student cnn-8-16 --data digits",
+    "capture": "  limbeck capture --teacher HuggingFaceTB/SmolLM2-135M --data train.txt,test.txt --out store\n"
+    "  limbeck run gkd --teacher store:store --student layers-10@HuggingFaceTB/SmolLM2-135M --data train.txt,test.txt",
     "methods": "  limbeck methods\n  limbeck methods --grep ensemble\n  limbeck methods --family classification --json",
     "show": "  limbeck show kd",
     "report": "  limbeck report runs/kd",

@@ -33,7 +33,7 @@ from limbeck.run.spec import RunSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TextTask", "text_rows", "text_task"]
+__all__ = ["TextTask", "text_rows", "text_task", "words_of"]
 
 EPOCHS = 3.0  # when neither steps nor epochs are given
 BATCH = 16
@@ -163,7 +163,7 @@ def text_task(spec: RunSpec, device: torch.device) -> TextTask:
     Raises:
         InputError: for a reference that leads nowhere, and for models and data that do not fit each other.
     """
-    words = _words(spec)
+    words = words_of(spec)
     teachers = _teachers(spec, words, device)
     of_teacher: Any = next((t.tokenizer for t in teachers if hasattr(t, "tokenizer")), None)
     student = _student(spec, words or of_teacher, device)
@@ -275,7 +275,7 @@ def _fitting(text: TextSet, context: int, *tokenizers: PreTrainedTokenizerBase) 
     return text.subset(kept)
 
 
-def _words(spec: RunSpec) -> PreTrainedTokenizerBase | None:
+def words_of(spec: RunSpec) -> PreTrainedTokenizerBase | None:
     """The tokenizer that the run file names; of byte pairs, learnt from the training text."""
     if spec.tokenizer is None:
         return None
