@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evidence._language import batches, lm, nll, prose, prose_teacher, rows, train, words_of
 from limbeck.core.privacy import Mechanism
 from limbeck.data.poisson import PoissonBatches
-from limbeck.data.text import Document, Span, TextSet, cut_text
+from limbeck.data.text import Span, TextSet, cut_text
 from limbeck.data.tokens import Tokens, tokenise
 from limbeck.losses.vocabulary import TopK
 from limbeck.methods.language.dp_opd import DPOPD
@@ -22,7 +22,7 @@ CLAIM = (
     "From one student trained on public text, private steps that learn a public teacher's words for the student's own "
     "answers (DP-OPD) have a lower held-out loss than as many private steps on the labels, at epsilon 2."
 )
-CHARS, PROMPT, WARM, STEPS, BATCH, RATE, EPSILON = 90, 20, 100, 20, 32, 2e-3, 2.0
+CHARS, PROMPT, WARM, STEPS, BATCH, RATE, EPSILON = 90, 20, 100, 25, 48, 4e-3, 2.0
 
 
 class Labels(nn.Module):
@@ -40,12 +40,9 @@ class Labels(nn.Module):
 def records(text: TextSet) -> TextSet:
     """Each piece of text with its beginning as the prompt."""
 
-    def split(document: Document) -> Document:
-        said = document[0].text
-        return Span(said[:PROMPT], False), Span(said[PROMPT:])
-
-    pieces = [d for d in cut_text(text, CHARS).documents if len(d[0].text) == len(d[0].text.strip()) > 2 * PROMPT]
-    return TextSet(tuple(split(d) for d in pieces), text.name)
+    said = [document[0].text.strip() for document in cut_text(text, CHARS).documents]
+    kept = [piece for piece in said if len(piece) > 2 * PROMPT]
+    return TextSet(tuple((Span(piece[:PROMPT], False), Span(piece[PROMPT:])) for piece in kept), text.name)
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:

@@ -33,12 +33,21 @@ class Mechanism:
         batch: records expected a step, q N; at most ``records``.
         noise: sigma, standard deviation of the noise in units of the clipping norm; 0 is not private.
         delta: of (epsilon, delta)-privacy, between 0 and 1.
+
+    Raises:
+        InputError: for a batch or a delta out of range.
     """
 
     records: int
     batch: float
     noise: float
     delta: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.batch <= self.records:
+            raise InputError("batch", self.batch, f"records a step must be above 0 and at most all {self.records}")
+        if not 0 < self.delta < 1:
+            raise InputError("delta", self.delta, "must be between 0 and 1")
 
     @classmethod
     def within(cls, epsilon: float, delta: float, *, records: int, batch: float, steps: int) -> Self:
@@ -47,6 +56,7 @@ class Mechanism:
         Raises:
             InputError: when no noise is enough, or opacus is missing.
         """
+        cls(records, batch, 0.0, delta)  # what no noise can mend is refused first
         search: Any = _opacus("opacus.accountants.utils").get_noise_multiplier
         try:
             with warnings.catch_warnings():

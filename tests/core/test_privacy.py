@@ -61,3 +61,6 @@ def test_budget_is_opacus_own_and_is_kept():
     assert Mechanism.within(8.0, 1e-3, records=500, batch=25, steps=40).noise < made.noise
     with pytest.raises(InputError, match="epsilon"):
         Mechanism.within(1e-6, 1e-9, records=10, batch=10, steps=10_000)
+    for wrong in ({"batch": 11}, {"batch": 0}, {"delta": 1.0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            Mechanism.within(2.0, **{"delta": 1e-3, "records": 10, "batch": 5, "steps": 3, **wrong})
