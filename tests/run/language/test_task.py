@@ -281,3 +281,18 @@ def test_a_spread_subset_has_about_so_many_words() -> None:
     few = spread(data, 30)
     assert 0 < len(few) < len(data) and spread(data, 10**6) is data
     assert 20 <= sum(sum(row.learn) for row in few.rows) <= 40
+
+
+def test_what_is_captured_teaches(text_settings: Settings, tmp_path: Path, limbeck: Limbeck) -> None:
+    flags = ["--data", "sorting", "--context", "16", "--limit", "64", "--out", str(tmp_path / "store")]
+    said = limbeck("capture", "--teacher", str(text_settings["teacher"]), *flags, "--quiet")
+    assert said.status == 0 and "464 rows" in said.out, said.err
+    assert limbeck("capture", "--teacher", str(text_settings["teacher"]), *flags, "--quiet").out == said.out
+    assert limbeck("capture", "--teacher", "nowhere", *flags).status == 2
+    assert limbeck("capture", *flags).status == 2
+    settings = {**text_settings, "seeds": 1, "tokenizer": "bytes"}
+    live = without_preflight(settings, tmp_path / "live")
+    kept = without_preflight({**settings, "teacher": f"store:{tmp_path / 'store'}"}, tmp_path / "kept")
+    assert kept.teacher is None and kept.teacher_cost is None
+    assert kept.distilled[0].evaluation.score == pytest.approx(live.distilled[0].evaluation.score, rel=1e-2)
+    assert kept.distilled[0].evaluation.agreement is not None, "the store holds the held-out rows too"
