@@ -42,8 +42,8 @@ CARD = Card(
     loop="pipeline",
     notes="The student is fine-tuned before it gets filters, in the same run. Filters take steps of their own, in "
     "which no network moves: with the defaults a run costs 1.4 times its steps. a1 and a2 are tuned per task in the "
-    "paper. Its code averages the squares over padding too; here over the words to learn. Filters are linear. On a small Llama no gain was "
-    "measured here.",
+    "paper. Its code averages the squares over padding too; here over the words to learn. Filters are linear. "
+    "On a small Llama no gain was measured here.",
 )
 
 
