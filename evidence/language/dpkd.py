@@ -1,4 +1,8 @@
-"""DPKD against more supervised steps on the same prompts, from one supervised student."""
+"""DPKD against more supervised steps on the same prompts, from one supervised student.
+
+Answers are cut to twelve words, for writing them takes most of the time: DPKD then learns from fewer words a step than
+the supervised arm, whose continuations are whole.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ STEPS, SAID = 60, 12
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
-    """The same prompts, order, steps and optimiser in both arms; answers are cut, for they take most of the time."""
+    """The same prompts, order, steps and optimiser in both arms."""
     world = start(seed, data)
     supervised = SFT(world.student())
     preferring = DPKD(world.student(), world.teacher, longest=SAID)

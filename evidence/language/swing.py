@@ -20,7 +20,7 @@ CLAIM = (
     "On a text with secrets that the teacher has learnt by heart, swing distillation leaves the student with less than "
     "a fifth of the exposure that ordinary distillation on the same text leaves it with."
 )
-DOCUMENTS, SECRETS, COPIES, STEPS, GUESSES = 25, 5, 16, 80, 200
+DOCUMENTS, SECRETS, COPIES, STEPS, GUESSES = 25, 5, 16, 80, 1000
 
 
 def secrets(seed: int) -> list[tuple[str, str]]:
@@ -53,7 +53,8 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     tokenizer = words_of(pair)
     told = [(Span(prompt + number + "."),) for prompt, number in secrets(seed) for _ in range(COPIES)]
     text = TextSet((*pair.train.documents[:DOCUMENTS], *told), "secrets")
-    leaky = rows(TextSet(tuple(random.Random(seed).sample(text.documents, len(text))), "secrets"), tokenizer)
+    mixed = TextSet(tuple(random.Random(seed).sample(text.documents, len(text))), "secrets")
+    leaky = tokenise(mixed, tokenizer, 64)  # a row a secret: where a row is cut, half a number matches no pattern
     taught = teacher(48, 1, leaky, seed, steps=150)
     held = rows(pair.test.subset(range(40)), tokenizer)
 
