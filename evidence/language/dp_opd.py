@@ -22,7 +22,7 @@ CLAIM = (
     "From one student trained on public text, private steps that learn a public teacher's words for the student's own "
     "answers (DP-OPD) have a lower held-out loss than as many private steps on the labels, at epsilon 2."
 )
-CHARS, PROMPT, WARM, STEPS, BATCH, RATE, EPSILON = 90, 20, 100, 25, 48, 4e-3, 2.0
+CHARS, PROMPT, WARM, STEPS, BATCH, RATE, EPSILON, NORM = 90, 20, 100, 25, 48, 4e-3, 2.0, 0.2
 
 
 class Labels(nn.Module):
@@ -60,7 +60,7 @@ def evidence(seed: int, data: Path | None = None) -> Result:
 
     def arm(teacher: nn.Module, lmbda: float, beta: float) -> float:
         learner = copy.deepcopy(student)
-        made = DPOPD(learner, teacher, budget, lmbda=lmbda, beta=beta, longest=24)
+        made = DPOPD(learner, teacher, budget, norm=NORM, lmbda=lmbda, beta=beta, longest=24)
         torch.manual_seed(seed + 1)
         train(made, PoissonBatches(private, BATCH, seed=seed + 1), STEPS, RATE)
         return nll(learner, held)
