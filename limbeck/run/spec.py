@@ -49,7 +49,9 @@ class _Checked(BaseModel):
         if isinstance(given, bool) and bool not in _parts(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("should not be a yes or no")
         parts = given if isinstance(given, list) else [given]
-        if any(isinstance(part, str) and not part.isprintable() for part in parts):
+        lines = cls is not RunSpec  # a method's text, such as a prompt, may have several
+        texts = [part.replace("\n", "") if lines else part for part in parts if isinstance(part, str)]
+        if not all(text.isprintable() for text in texts):
             raise ValueError("has characters that cannot be printed")
         return given
 
