@@ -19,6 +19,9 @@ def resolve(spec: RunSpec) -> Task:
         InputError: for a reference that leads nowhere, and for models and data that do not fit each other.
     """
     card = find(spec.method)
+    if card.makes:
+        where = f"limbeck.methods.{card.family}.{card.key}"
+        raise InputError("method", card.key, f"makes {card.makes}, which a run cannot compare; use {where} from Python")
     if not spec.teacher and card.teacher in ("frozen", "ensemble", "black_box", "trainable"):
         raise InputError("teacher", "", f"is missing: {card.key} learns from one; name a folder, a file or a Hub id")
     for tracker in spec.trackers:
