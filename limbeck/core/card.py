@@ -38,6 +38,7 @@ class Card:
         loop: the shape of the procedure.
         needs: what the teacher must serve.
         tokenizers: whether a language model's teacher may have another one.
+        makes: what comes out, where that is no student of the kind that went in; such a method is used from Python.
         vanishes: terms that are zero, with zero gradient, when student and teacher are the same network.
         stationary: terms whose gradient is zero then, though their value is not.
         fidelity: ``paper`` when every equation is the source's; ``reconstruction`` when some had to be assumed.
@@ -61,6 +62,7 @@ class Card:
         Literal["labels", "probabilities", "logits", "features", "input_gradients", "weights", "topk", "text"], ...
     ] = ()
     tokenizers: Literal["same", "any"] = "same"
+    makes: str = ""
     vanishes: tuple[str, ...] = ()
     stationary: tuple[str, ...] = ()
     fidelity: Literal["paper", "reconstruction"] = "paper"

@@ -87,6 +87,7 @@ def test_doctor_reports_versions(limbeck: Limbeck) -> None:
         (["run", "supervised", "--student", "mlp-16", "--data", "digits", "--augment", "cropp"], "augment"),
         (["run", "supervised", "--student", "mlp-16", "--data", "digits", "--device", "cuda:99"], "device"),
         (["run", "supervised", "--student", "mlp-16", "--data", "digits", "--trackers", "wandb"], "pip install wandb"),
+        (["run", "mend", "--student", "llama-32x1", "--teacher", "t", "--data", "manual"], "a compressor of prompts"),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["resume", "nowhere"], "holds no run"),
         (["report", "nowhere"], "report.json"),

@@ -35,6 +35,7 @@ CARD = Card(
     repo="https://github.com/bigheiniu/MEND",
     family="language",
     summary="A small network turns a long prompt into a few vectors from which a large one answers as from the prompt.",
+    makes="a compressor of prompts",
     modality="text",
     teacher="frozen",
     signal="logits",
