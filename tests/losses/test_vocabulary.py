@@ -237,7 +237,7 @@ def test_extra_tensors_are_cut_to_the_rows():
     same(gradients(found.total, student), gradients(wanted, student))
 
 
-@pytest.mark.parametrize("objective", [ForwardKL(), JSD(), dv.kl], ids=str)
+@pytest.mark.parametrize("objective", [ForwardKL(), JSD(), dv.kl], ids=["ForwardKL", "JSD", "kl"])
 def test_bf16_autocast(objective):
     teacher, student, weight, labels = world(torch.float32)
     teacher = teacher._replace(hidden=teacher.hidden.bfloat16())
