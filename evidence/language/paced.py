@@ -21,7 +21,7 @@ CLAIM = (
     "Where half of the problems have an answer that nobody can find, forward KL to a teacher that is weighed by the "
     "student's pass rates (PACED) leads to more right answers on held-out problems than the same steps unweighted."
 )
-WARM, STEPS, RATE, POOL, SAID = 160, 60, 1e-3, 1600, 7
+WARM, STEPS, RATE, POOL, SAID = 160, 60, 1e-4, 1600, 7
 
 
 def spoilt(document: Document, drawn: random.Random) -> Document:

@@ -16,7 +16,7 @@ CLAIM = (
     "From a student that half knows how to put digits in order, group policy gradient whose ratio is anchored at the "
     "teacher (RLAD, alpha 0.5) leads to more right answers than as many steps of GRPO (alpha 1)."
 )
-WARM, STEPS, RATE, GROUP, PROMPTS, SAID = 160, 30, 3e-4, 8, 16, 7
+WARM, STEPS, RATE, GROUP, PROMPTS, SAID = 160, 40, 1e-4, 8, 16, 7
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:

@@ -20,7 +20,7 @@ CLAIM = (
     "From a student that half knows how to put digits in order, on-policy steps with TSD-KD's gate, ranking and "
     "entropy term lead to more right answers than as many with the same divergence alone (GKD, beta 0.9)."
 )
-WARM, STEPS, RATE, SAID, BATCH = 250, 80, 1e-3, 7, 32
+WARM, STEPS, RATE, SAID, BATCH = 160, 60, 1e-4, 7, 32
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
