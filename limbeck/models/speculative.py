@@ -102,7 +102,8 @@ def speculate(
         raise InputError("gamma", gamma, f"must be in 1 to {room + gamma - 1}, what the prompts leave of the context")
     longest = min(longest, room)
     modes = {module: module.training for model in (target, draft) for module in model.modules()}
-    target.eval(), draft.eval()
+    target.eval()
+    draft.eval()
     try:
         readers = _Reader(target, ids, mask, tau), _Reader(draft, ids, mask, tau)
         return _written(*readers, ids[:, -1:], mask.sum(1, keepdim=True) - 1, gamma=gamma, longest=longest)

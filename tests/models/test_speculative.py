@@ -76,7 +76,7 @@ def test_greedy_it_is_the_slow_reference_without_caches() -> None:
         said, blocks = _slow(target, draft, ids[row][mask[row].bool()].tolist(), 4, 14)
         assert found.answer[row, : int(found.words[row])].tolist() == said
         assert int(found.blocks[row]) == blocks
-    assert 0.2 < found.acceptance_rate < 0.9
+    assert 0.05 < found.acceptance_rate < 0.95, "some words are accepted and some are not"
     itself = speculate(target, target, ids, mask, gamma=4, longest=14, tau=0.0)
     assert itself.acceptance_rate == 1 and itself.answer.tolist() == found.answer.tolist()
 
