@@ -42,7 +42,8 @@ CARD = Card(
     vanishes=("direct",),
     notes="The released code sums the ranking loss over j <= k, which is lower for the reversed order; here it is the "
     "Plackett-Luce likelihood of the text. It also has one opening for the whole batch and counts padding in the "
-    "entropy term; here every answer has its own and padding has none. Its one threshold is both c and the quantile.",
+    "entropy term; here every answer has its own and padding has none. Its one threshold is both c and the quantile. "
+    "Entropy and ranking pull far harder than the gated divergence: a student that is often wrong grows sure of it.",
 )
 
 
