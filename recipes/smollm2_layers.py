@@ -10,8 +10,10 @@ and with what it said kept on disk; GKD, more and more on the student's own answ
 where it was.
 
 Reckoned from the processor time of single steps (5 s for 512 tokens with the live teacher, on one thread of a crowded
-machine), the four runs take about 15 minutes on two cores. Measured so far is nothing but that the first two runs go
-through, with a small random network in the place of SmolLM2 and ``--steps 2 --no-preflight``.
+machine), the four runs take about 15 minutes on two cores. Measured so far are the runs on WikiText-2, with
+``--steps 3 --no-preflight`` on the first 40 and 15 lines, one thread, one seed, each latency of the report once, two
+and a half minutes of processor time: 4.591 bits a byte with the live teacher and 4.591 from the store, 4.388 without
+the teacher. Three steps tell nothing about the methods, but that the store says what the teacher does.
 """
 
 from __future__ import annotations
