@@ -10,9 +10,9 @@ held-out text, and block efficiency the words that one reading by the target yie
 in ``runs/draft``. A killed recipe goes on where it was.
 
 Reckoned from the processor time of fewer steps, 100 steps take about ten minutes on two cores. Measured so far is
-``--steps 5 --no-preflight`` on the first 40 and 15 lines, one thread, one seed, each latency of the
-report once, two minutes of processor time: acceptance on text rose from 0.001 to 0.130, while writing from 0.000 to 0.109, block efficiency from 1.00 to 1.12.
-After so few steps the control knows the text better (4.081 bits a byte, against 4.286).
+``--steps 5 --no-preflight`` on the first 40 and 15 lines, one thread, one seed, each latency of the report once, two
+minutes of processor time: acceptance on text rose from 0.001 to 0.130, while writing from 0.000 to 0.109, block
+efficiency from 1.00 to 1.12. After so few steps the control knows the text better (4.081 bits a byte, against 4.286).
 """
 
 from __future__ import annotations
