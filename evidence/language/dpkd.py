@@ -1,7 +1,8 @@
 """DPKD against more supervised steps on the same prompts, from one supervised student.
 
-Answers are cut to twelve words, for writing them takes most of the time: DPKD then learns from fewer words a step than
-the supervised arm, whose continuations are whole.
+A form with answers of twelve words and 60 steps was recorded first, on seeds 100 to 104: it did not hold, -0.03 [-0.04,
+-0.02], and had been tried on no other seed. This is the form that was built with, answers as long as the supervised
+arm's, on seeds that neither used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CLAIM = (
     "From one supervised student, preferring the teacher's continuations to its own (DPKD, sequences, beta 0.1, k 0.5) "
     "brings it nearer to the teacher, in held-out KL(teacher || student), than as many supervised steps on the data's."
 )
-STEPS, SAID = 60, 12
+STEPS, SAID = 150, 24
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
