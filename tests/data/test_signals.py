@@ -190,13 +190,16 @@ def test_resumed_after_kills_it_is_the_undisturbed_store(teacher, tmp_path):
     killer = script + textwrap.dedent("""
         import os, random, signal, time
         run(sys.argv[1] + "-warm")
+        begun = time.perf_counter()
+        run(sys.argv[1] + "-timed")
+        whole = time.perf_counter() - begun  # kills within a fifth of it: three at least, however fast the machine is
         drawn = random.Random(0)
         for attempt in range(60):
             child = os.fork()
             if child == 0:
                 run(sys.argv[1])
                 os._exit(0)
-            time.sleep(drawn.uniform(0.02, 0.25))
+            time.sleep(whole * drawn.uniform(0.02, 0.2))
             os.kill(child, signal.SIGKILL)
             if os.waitpid(child, 0)[1] == 0:
                 break
