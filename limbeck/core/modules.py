@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from limbeck.errors import InputError, nearest
 
-__all__ = ["Ema", "Projector", "Taps", "freeze", "gather", "is_frozen", "unwrap"]
+__all__ = ["Ema", "Projector", "Taps", "eval_mode", "freeze", "gather", "is_frozen", "unwrap"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -31,6 +32,19 @@ def freeze(module: M) -> M:
 def is_frozen(module: nn.Module) -> bool:
     """Whether :func:`freeze` froze it, and nobody gave it gradients again."""
     return getattr(module, "limbeck_frozen", False) and not any(p.requires_grad for p in module.parameters())
+
+
+@contextmanager
+def eval_mode(*models: nn.Module) -> Generator[None]:
+    """Eval mode inside; afterwards, whatever happened, every submodule is back in the mode it was in."""
+    modes = {module: module.training for model in models for module in model.modules()}
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class Ema(nn.Module):
@@ -106,14 +120,8 @@ class Taps:
 
     def shapes(self, model: nn.Module, *inputs: Any) -> list[tuple[int, ...]]:
         """The features' shapes without the batch axis, from one pass in eval mode that leaves the model as it was."""
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad():
-                return [tuple(f.shape[1:]) for f in self(model, *inputs)[1]]
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with eval_mode(model), torch.no_grad():
+            return [tuple(f.shape[1:]) for f in self(model, *inputs)[1]]
 
 
 def _version(feature: Tensor) -> int:

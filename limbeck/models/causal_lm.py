@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.modules import eval_mode
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError, brief
 from limbeck.losses.vocabulary import Words
@@ -136,13 +137,8 @@ class CausalLM(nn.Module):
         config = GenerationConfig(
             max_new_tokens=longest, do_sample=tau > 0, pad_token_id=self.pad, eos_token_id=self.eos, **sample
         )
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with eval_mode(self):
             whole = self.net.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         return whole[:, ids.shape[1] :]
 
     def _inner(self) -> PreTrainedModel:
@@ -180,19 +176,14 @@ class CausalLM(nn.Module):
 
     def _check_head(self) -> None:
         """Hidden states and head must give the network's own logits."""
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with eval_mode(self), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 ours = self(self.example).logits()[..., : self.size]
                 theirs = self.net(input_ids=self.example.x, use_cache=False).logits[..., : self.size].float()
         except InputError:
             raise
         except Exception as error:  # whatever a foreign network raises on tokens is the user's answer
             raise InputError("model", type(self.net).__name__, f"does not run on tokens: {brief(error)}") from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max())):
             raise InputError(
                 "model", type(self.net).__name__, "makes its logits from something else than hidden states, a linear "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.modules import eval_mode
 from limbeck.errors import InputError, brief, nearest
 
 __all__ = ["Classifier", "counted", "same_classes"]
@@ -91,10 +92,8 @@ class _Trace:
         self.paths = {module: path for path, module in model.named_modules()}  # a shared module has one path here
         self.ran: dict[str, Tensor] = {}
         handles = [module.register_forward_hook(self._keep) for module in self.paths]
-        modes = {module: module.training for module in self.paths}
         try:
-            model.eval()
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 logits = model(model.example)
         except Exception as error:  # whatever a foreign network raises on these images is the user's answer
             shape = "x".join(map(str, model.shape))
@@ -104,8 +103,6 @@ class _Trace:
         finally:
             for handle in handles:
                 handle.remove()
-            for module, mode in modes.items():
-                module.training = mode
         if logits.shape != (2, model.num_classes):
             got = list(logits.shape[1:])
             raise InputError("classes", model.num_classes, f"is not what the network gives: its logits are (B, *{got})")

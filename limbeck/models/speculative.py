@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.core.modules import eval_mode
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import TotalVariation, token_loss
@@ -101,15 +102,9 @@ def speculate(
     if room < 1 or gamma < 1:
         raise InputError("gamma", gamma, f"must be in 1 to {room + gamma - 1}, what the prompts leave of the context")
     longest = min(longest, room)
-    modes = {module: module.training for model in (target, draft) for module in model.modules()}
-    target.eval()
-    draft.eval()
-    try:
+    with eval_mode(target, draft):
         readers = _Reader(target, ids, mask, tau), _Reader(draft, ids, mask, tau)
         return _written(*readers, ids[:, -1:], mask.sum(1, keepdim=True) - 1, gamma=gamma, longest=longest)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _written(judge: _Reader, writer: _Reader, last: Tensor, at: Tensor, *, gamma: int, longest: int) -> Speculation:

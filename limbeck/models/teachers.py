@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.modules import freeze
+from limbeck.core.modules import eval_mode, freeze
 from limbeck.data.signals import teacher_hash, tokenizer_hash, weights_hash
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
@@ -162,15 +162,8 @@ class SelfTeacher(nn.Module):
     @contextmanager
     def _switched_off(self) -> Generator[CausalLM]:
         [student] = self._student
-        modes = {module: module.training for module in student.modules()}
-        for module in modes:
-            module.training = False
-        try:
-            with student.net.disable_adapter():  # type: ignore[operator]
-                yield student
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with eval_mode(student), student.net.disable_adapter():  # type: ignore[operator]
+            yield student
 
 
 class Int8Linear(nn.Module):

@@ -8,18 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from limbeck.core.modules import eval_mode
+
 __all__ = ["evaluating"]
 
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Generator[None]:
     """Eval mode and no gradients inside; afterwards every submodule is back in the mode it was in."""
-    modes = {module: module.training for model in models for module in model.modules()}
-    try:
-        for model in models:
-            model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with eval_mode(*models), torch.no_grad():
+        yield

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from limbeck.core.checkpoint import write_atomic
+from limbeck.core.modules import eval_mode
 from limbeck.data.signals.files import FORMAT, alone, append, as_line
 from limbeck.data.signals.identity import Teacher, name_of, teacher_hash, tokenizer_hash
 from limbeck.data.signals.kinds import Hidden, rotation
@@ -97,7 +97,7 @@ def capture(
         "teacher_hash": teacher_hash(teacher), "seed": seed,
         **({"bits": bits} if kind == "hidden" else {"k": k}), **({"tail": tail} if kind == "topk" else {}),
     }  # fmt: skip
-    with alone(folder), _evaluating(teacher), torch.no_grad():
+    with alone(folder), eval_mode(*([teacher] if isinstance(teacher, nn.Module) else [])), torch.no_grad():
         if not (folder / "manifest.json").exists():
             _begin(folder, identity, teacher, data)
         store = Store(folder)
@@ -238,15 +238,3 @@ def _checked(signal: Signal, kind: str, store: Store) -> Signal:
     if size != store.size:
         raise InputError("teacher", size, f"words are not the {store.size} of its tokenizer")
     return signal
-
-
-@contextmanager
-def _evaluating(teacher: Teacher) -> Generator[None]:
-    modes = {m: m.training for m in teacher.modules()} if isinstance(teacher, nn.Module) else {}
-    for module in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Fraction, Method, NonNegative, Positive, Update
-from limbeck.core.modules import freeze, gather
+from limbeck.core.modules import eval_mode, freeze, gather
 from limbeck.data.batches import Images
 from limbeck.losses.divergence import distil_kl
 from limbeck.models.augmentor import Augmentor
@@ -96,12 +96,9 @@ class HardAug(Method):
 
     def adversary(self, x: Tensor) -> dict[str, Tensor]:
         """The augmentor's terms on images (B, C, H, W); the student's batch statistics stay out of it."""
-        modes = {module: module.training for module in self.student.modules()}
-        self.student.eval()
         moved = self.augmentor(x)
-        t, s = self.teacher(moved), self.student(moved)
-        for module, mode in modes.items():
-            module.training = mode
+        with eval_mode(self.student):
+            t, s = self.teacher(moved), self.student(moved)
         with torch.no_grad():
             clean = self.teacher(x)
         return {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.method import Setting
-from limbeck.core.modules import gather, unwrap
+from limbeck.core.modules import eval_mode, gather, unwrap
 from limbeck.data.tokens import IGNORE, Tokens, continued, prompts
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import JSD, ForwardKL, ReverseKL, word_log_probs
@@ -52,15 +52,12 @@ def divergence(beta: float) -> ForwardKL | JSD | ReverseKL:
 @torch.no_grad()
 def held_out_loss(model: nn.Module, batches: Iterable[Tokens]) -> Tensor:
     """Cross-entropy of the words to learn, nats a word, in eval mode: a scalar that is equal in all processes."""
-    modes = {module: module.training for module in model.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a stored teacher has no parameters
-    model.eval()
     total, count = torch.zeros(1, device=device), 0
-    for batch in batches:
-        batch = batch.to(device)
-        total, count = total - word_log_probs(model(batch), batch.y).sum(), count + int(batch.mask.sum())
-    for module, mode in modes.items():
-        module.training = mode
+    with eval_mode(model):
+        for batch in batches:
+            batch = batch.to(device)
+            total, count = total - word_log_probs(model(batch), batch.y).sum(), count + int(batch.mask.sum())
     return gather(total)[0] / count
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.core.method import Method, Setting
-from limbeck.core.modules import freeze
+from limbeck.core.modules import eval_mode, freeze
 from limbeck.data.batches import Batches
 
 
@@ -31,10 +31,6 @@ def generations(
 @torch.no_grad()
 def predictions(model: nn.Module, data: Batches) -> torch.Tensor:
     """Raw outputs (N, K) for a whole training set: in its order, in eval mode, without augmentation."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     device = next(model.parameters()).device
-    outputs = torch.cat([model(batch.x.to(device)) for batch in data.plain()])
-    for module, mode in modes.items():
-        module.training = mode
-    return outputs
+    with eval_mode(model):
+        return torch.cat([model(batch.x.to(device)) for batch in data.plain()])

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.modules import Taps
+from limbeck.core.modules import Taps, eval_mode
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
 from limbeck.models.causal_lm import CausalLM
@@ -121,11 +121,9 @@ class _Turns(NamedTuple):
 def _mean_over_tokens(model: CausalLM, batches: Iterable[Tokens], n: int, tokens: Literal["last", "all"]) -> _Turns:
     """How far n blocks turn the residual stream."""
     taps = Taps(*(f"{block}:in" for block in model.blocks), model.blocks[-1])
-    modes = {module: module.training for module in model.modules()}
     angles = cosines = torch.zeros(model.depth - n + 1, dtype=torch.float64)
     count = 0
-    model.eval()
-    try:
+    with eval_mode(model):
         for batch in batches:
             _, stream = taps(model, batch)
             chosen = batch.segment > 0
@@ -135,9 +133,6 @@ def _mean_over_tokens(model: CausalLM, batches: Iterable[Tokens], n: int, tokens
             cosine = torch.cosine_similarity(h[:-n], h[n:], dim=-1).clamp(-1, 1).cpu()
             angles, cosines = angles + cosine.acos().sum(1), cosines + cosine.sum(1)
             count += cosine.shape[1]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not count:
         raise InputError("batches", 0, "are too few to measure blocks on")
     return _Turns(angles / count, cosines / count)

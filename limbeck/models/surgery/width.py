@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.modules import Taps
+from limbeck.core.modules import Taps, eval_mode
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError, brief
 from limbeck.models.causal_lm import CausalLM
@@ -140,18 +140,13 @@ def _norms(layer: nn.Module) -> Tensor:
 def _energies(model: CausalLM, paths: list[str], batches: Iterable[Tokens]) -> dict[str, Tensor]:
     """The root mean square over tokens of what enters these layers; nothing where there is no text."""
     taps, total, count = Taps(*(f"{path}:in" for path in paths)), dict[str, Tensor](), 0
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with eval_mode(model):
         for batch in batches:
             _, found = taps(model, batch)
             valid = batch.segment > 0
             count += int(valid.sum())
             for path, a in zip(paths, found, strict=True):
                 total[path] = total.get(path, 0) + a[valid].float().square().sum(0)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return {path: (part / max(count, 1)).sqrt() for path, part in total.items()}
 
 
