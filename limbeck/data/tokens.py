@@ -23,7 +23,7 @@ from limbeck.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORE", "INSIDE", "TokenBatches", "TokenSet", "Tokens", "continued", "prompts", "tokenise"]
+__all__ = ["IGNORE", "INSIDE", "TokenBatches", "TokenSet", "Tokens", "continued", "left_padded", "prompts", "tokenise"]
 
 IGNORE = -100
 INSIDE = -2
@@ -131,7 +131,11 @@ class TokenSet:
     @property
     def words(self) -> int:
         """How many tokens are to be learnt."""
-        return sum(int((self.take(torch.tensor([k])).y != IGNORE).sum()) for k in range(len(self)))
+        return sum(
+            learnt and here == before
+            for row in self.rows
+            for learnt, here, before in zip(row.learn[1:], row.segment[1:], row.segment)
+        )
 
     def take(self, index: Tensor) -> Tokens:
         """Some rows as a batch."""
@@ -282,12 +286,15 @@ def prompts(batch: Tokens, pad: int) -> tuple[Tensor, Tensor]:
     if batch.packed:
         raise InputError("pack", True, "leaves no prompts to continue; a method that generates needs --no-pack")
     first = torch.where(batch.mask.any(1), batch.mask.int().argmax(1) + 1, (batch.segment > 0).sum(1))
-    longest = int(first.max())
-    ids = torch.full((len(batch.x), longest), pad, dtype=torch.int64, device=batch.x.device)
-    mask = torch.zeros_like(ids)
-    for k, n in enumerate(first.tolist()):
-        ids[k, longest - n :], mask[k, longest - n :] = batch.x[k, :n], 1
-    return ids, mask
+    ids, mask = left_padded([row[:n] for row, n in zip(batch.x.tolist(), first.tolist(), strict=True)], pad)
+    return ids.to(batch.x.device), mask.to(batch.x.device)
+
+
+def left_padded(texts: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """(B, P) int64 ids that end together, and a mask, 1 where a token is."""
+    longest = max(map(len, texts))
+    ids = torch.tensor([[pad] * (longest - len(text)) + text for text in texts])
+    return ids, torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts])
 
 
 def continued(ids: Tensor, mask: Tensor, answer: Tensor, *, eos: int, pad: int) -> Tokens:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Method, NonNegative, Positive, Setting
-from limbeck.data.tokens import Row, TokenBatches, Tokens, TokenSet
+from limbeck.data.tokens import Row, TokenBatches, Tokens, TokenSet, left_padded
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import word_log_probs
 from limbeck.methods.language._shared import mean, original
@@ -140,10 +140,3 @@ class SelfDataDistill(Method):
                 row = Row(whole_row, learn, [1] * len(whole_row), [-1] * len(whole_row))
             made.append(row)
         return made
-
-
-def left_padded(texts: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """(B, P) ids that end together, and where they are."""
-    longest = max(map(len, texts))
-    ids = torch.tensor([[pad] * (longest - len(text)) + text for text in texts])
-    return ids, torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts])
