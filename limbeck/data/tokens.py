@@ -73,6 +73,10 @@ class Tokens(NamedTuple):
         """Whether a row holds more than one document."""
         return bool((self.segment > 1).any())
 
+    def rows(self, keep: Tensor) -> Tokens:
+        """Some rows, by a mask or by numbers, which may repeat; without bytes and view."""
+        return Tokens(*(part[keep.to(part.device)] for part in self[:5]))
+
     def to(self, device: torch.device | str) -> Tokens:
         """The same batch on a device."""
         moved = [part.to(device, non_blocking=True) for part in self[:5]]

@@ -103,9 +103,7 @@ def each_row(batch: Tokens) -> Tensor:
 def repeated(batch: Tokens, count: int, of: Tensor | None = None) -> Tokens:
     """Every row ``count`` times, one after another, or those rows that ``of`` (B,) says; without bytes and view."""
     rows = torch.arange(len(batch.x), device=batch.x.device)
-    rows = (rows if of is None else rows[of]).repeat_interleave(count)
-    x, y, segment, index, key = (part[rows] for part in batch[:5])
-    return Tokens(x, y, segment, index, key)
+    return batch.rows((rows if of is None else rows[of]).repeat_interleave(count))
 
 
 def exact(said: Tokens, batch: Tokens) -> Tensor:

@@ -80,7 +80,7 @@ class DPOPD(Method):
     def losses(self, batch: Tokens, clock: Clock) -> Iterator[Tensor]:
         """The mean divergence over the words of each record, one after another."""
         own = torch.rand(len(batch.x)) < value(self.lmbda, clock)
-        for part, answered in ((_rows(batch, own), True), (_rows(batch, ~own), False)):
+        for part, answered in ((batch.rows(own), True), (batch.rows(~own), False)):
             if not len(part.x):
                 continue
             if answered:
@@ -90,7 +90,7 @@ class DPOPD(Method):
             for k in range(len(part.x)):
                 mask = torch.zeros_like(part.mask)
                 mask[k] = part.mask[k]
-                row, length = _rows(part, torch.tensor([k])), int((part.segment[k] > 0).sum())
+                row, length = part.rows(torch.tensor([k])), int((part.segment[k] > 0).sum())
                 row = Tokens(*(x[:, :length] for x in row[:3]), row.index, row.key)
                 ours, weight = self.student(row).rows(row.mask), row.weight[row.mask]
                 yield token_loss(divergence(self.beta), theirs.rows(mask), ours, weight, tau=self.tau).total
@@ -121,9 +121,3 @@ class DPOPD(Method):
         )
         setting.fit(method, data=PoissonBatches(data.dataset, min(data.batch, n), seed=data.seed))
         return method.student
-
-
-def _rows(batch: Tokens, keep: Tensor) -> Tokens:
-    """Some rows, by a mask or by numbers."""
-    keep = keep.to(batch.x.device)
-    return Tokens(*(part[keep] for part in batch[:5]))

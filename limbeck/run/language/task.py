@@ -16,7 +16,7 @@ from torch import nn
 from limbeck.core.card import Card, find
 from limbeck.core.modules import freeze
 from limbeck.data.signals import StoredTeacher, open_store
-from limbeck.data.text import TextPair, TextSet, load_text
+from limbeck.data.text import TextPair, TextSet, cut_text, load_text
 from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
 from limbeck.errors import InputError
 from limbeck.models.causal_lm import CausalLM
@@ -27,7 +27,7 @@ from limbeck.run.language.cost import lm_cost
 from limbeck.run.language.evaluation import Targets, bits_per_byte, count, evaluate, signals
 from limbeck.run.metric import BITS, Metric
 from limbeck.run.outcome import Cost, TextEvaluation
-from limbeck.run.settle import named, settled
+from limbeck.run.settle import absolute, named, settled
 from limbeck.run.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def text_task(spec: RunSpec, device: torch.device) -> TextTask:
         student, teachers, made.train, test, made.text.test, spec, made.view, kept, device
     )  # fmt: skip
     full = settled(spec, len(task.batches(0)), batch=size, epochs=EPOCHS, rate=rate)
-    return replace(task, spec=full.model_copy(update={"lm_eval": [str(_whole(name)) for name in spec.lm_eval]}))
+    return replace(task, spec=full.model_copy(update={"lm_eval": [absolute(name) for name in spec.lm_eval]}))
 
 
 class Made(NamedTuple):
@@ -226,7 +226,7 @@ def text_rows(spec: RunSpec, mine: PreTrainedTokenizerBase, theirs: PreTrainedTo
         whole = TextPair(*(_fitting(text, context, mine, theirs) for text in whole))
     chars = context
     while True:  # plain text is cut so short that a piece is one row in both
-        text = load_cut(whole, chars)
+        text = TextPair(*(cut_text(part, chars) for part in whole))
         pairs = [[tokenise(part, t, context, long=long, offsets=True) for t in (mine, theirs)] for part in text]
         if all(len(a) == len(b) == len(part) for (a, b), part in zip(pairs, text, strict=True)):
             break
@@ -235,13 +235,6 @@ def text_rows(spec: RunSpec, mine: PreTrainedTokenizerBase, theirs: PreTrainedTo
         chars = chars * 3 // 4
     (train, view), (test, test_view) = pairs
     return Made(whole, train, test, view, test_view, context, False)
-
-
-def load_cut(text: TextPair, chars: int) -> TextPair:
-    """Plain documents in pieces of so many characters."""
-    from limbeck.data.text import cut_text
-
-    return TextPair(*(cut_text(part, chars) for part in text))
 
 
 def same_words(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
@@ -334,8 +327,3 @@ def _student(spec: RunSpec, words: PreTrainedTokenizerBase | None, device: torch
         return copy.deepcopy(kept[0]).to(device)
 
     return student
-
-
-def _whole(name: str) -> Path | str:
-    path = Path(name).expanduser()
-    return path.absolute() if path.is_file() else name
