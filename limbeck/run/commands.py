@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, nearest
-from limbeck.run.parser import parser_of
+from limbeck.run.parser import parser_of, whole
 
 if TYPE_CHECKING:
     from limbeck.run.outcome import Finding
@@ -205,8 +205,8 @@ def evidence(words: list[str]) -> None:
     from limbeck.run.evidence import gather, home, record
     from limbeck.run.terminal import print_evidence
 
-    first = _whole("--first-seed", given["first_seed"], 0)
-    seeds = range(first, first + _whole("--seeds", given["seeds"], 1))
+    first = whole("--first-seed", given["first_seed"], 0)
+    seeds = range(first, first + whole("--seeds", given["seeds"], 1))
     wanted = list(cards().values()) if given["key"] == "all" else [find(given["key"])]
     kept: list[dict[str, Any]] = []
     for card in wanted:
@@ -233,9 +233,3 @@ def doctor(words: list[str]) -> None:
     from limbeck.run.terminal import print_findings
 
     print_findings(Console(), checks(), "doctor")
-
-
-def _whole(field: str, text: str, low: int) -> int:
-    if not text.isdecimal() or int(text) < low:
-        raise InputError(field, text, f"must be a whole number, {low} or more")
-    return int(text)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from limbeck.errors import InputError, nearest
 from limbeck.run.usage import COMMANDS, EXAMPLES
 
-__all__ = ["Parser", "dashed", "parser_of"]
+__all__ = ["Parser", "dashed", "parser_of", "whole"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,3 +49,14 @@ def dashed(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value
+
+
+def whole(flag: str, text: str, low: int) -> int:
+    """The whole number that a flag was given.
+
+    Raises:
+        InputError: for anything else, and for less than ``low``.
+    """
+    if not text.isdecimal() or int(text) < low:
+        raise InputError(flag, text, f"must be a whole number, {low} or more")
+    return int(text)

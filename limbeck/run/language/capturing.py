@@ -10,6 +10,7 @@ from limbeck.data.tokens import TokenSet
 from limbeck.errors import InputError
 from limbeck.models.load_lm import load_causal_lm
 from limbeck.run.language.task import CONTEXT, text_rows, words_of
+from limbeck.run.parser import whole
 from limbeck.run.progress import Show
 from limbeck.run.settle import absolute, device_of, named
 from limbeck.run.spec import make_spec
@@ -41,7 +42,7 @@ def capture_command(given: Mapping[str, Any]) -> str:
     teacher = model.to(device_of(spec.device))
     made = text_rows(spec, teacher.tokenizer)
     rows = TokenSet([*made.train.rows, *made.test.rows], made.text.train, teacher.tokenizer, made.context)
-    sizes = {name: _whole(name, given[name]) for name in ("bits", "k", "batch")}
+    sizes = {name: whole(f"--{name}", given[name], 1) for name in ("bits", "k", "batch")}
     with Show(quiet=given["quiet"]) as show:
 
         def progress(done: int, total: int) -> None:
@@ -57,9 +58,3 @@ def capture_command(given: Mapping[str, Any]) -> str:
     size = f"{found.bytes / 1e6:,.1f} MB, {found.bytes_per_token:,.1f} bytes a token"
     used = f"limbeck run METHOD --teacher store:{given['out']} --data {spec.data} --context {made.context}"
     return f"{found.rows:,} rows, {found.tokens:,} tokens: {size}\nuse it with: {used} ..."
-
-
-def _whole(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise InputError(f"--{name}", text, "must be a whole number")
-    return int(text)
