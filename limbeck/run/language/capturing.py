@@ -42,7 +42,7 @@ def capture_command(given: Mapping[str, Any]) -> str:
     teacher = model.to(device_of(spec.device))
     made = text_rows(spec, teacher.tokenizer)
     rows = TokenSet([*made.train.rows, *made.test.rows], made.text.train, teacher.tokenizer, made.context)
-    sizes = {name: whole(f"--{name}", given[name], 1) for name in ("bits", "k", "batch")}
+    sizes = {name: whole(f"--{name}", given[name], 0) for name in ("bits", "k", "batch")}
     with Show(quiet=given["quiet"]) as show:
 
         def progress(done: int, total: int) -> None:
