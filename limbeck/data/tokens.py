@@ -19,13 +19,13 @@ from torch import Tensor
 from limbeck.data.stream import Stream
 from limbeck.data.text import Document, TextSet
 from limbeck.errors import InputError
+from limbeck.losses.signals import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["IGNORE", "INSIDE", "TokenBatches", "TokenSet", "Tokens", "continued", "left_padded", "prompts", "tokenise"]
 
-IGNORE = -100
 INSIDE = -2
 
 

@@ -3,36 +3,35 @@
 The logits of N tokens over V words take N V numbers, and a divergence computed plainly a dozen times that. Here tokens
 are taken in chunks, and the gradient is computed in the forward (the idea of Hsu et al., 2024, Liger Kernel,
 https://arxiv.org/abs/2410.10989), so that nothing of size N x V is held. Softmax is in float32. Which equation each
-objective computes is said in ``losses/divergence.py``, whose functions are what it calls and what its fast gradient
-equals; any other function of log-probabilities is an objective too, by autograd in each chunk.
+objective computes is said in ``losses/objectives.py``; what is compared, in ``losses/signals.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from limbeck.errors import InputError
-from limbeck.losses import divergence as dv
-from limbeck.losses._chunks import (
-    IGNORED,
-    Chunked,
+from limbeck.losses._chunks import Chunked, Job, lengths
+from limbeck.losses.divergence import entropy
+from limbeck.losses.objectives import (
+    JSD,
+    CrossEntropy,
+    Decoupled,
+    ForwardKL,
     InPlace,
-    Job,
     Objective,
-    Sampled,
-    Signal,
-    TopK,
-    Words,
-    cut,
-    lengths,
-    multiplied_in,
-)
+    ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
+    decoupled,
+)  # fmt: skip
+from limbeck.losses.signals import IGNORE, Sampled, Signal, TopK, Words, cut, multiplied_in
 
 __all__ = [
     "JSD",
@@ -116,7 +115,7 @@ def token_loss(
     label_weight = None if labels is None else (weight if label_weight is None else label_weight)
     counts = weight != 0
     if labels is not None and label_weight is not None:
-        counts = counts | ((label_weight != 0) & (labels != IGNORED))
+        counts = counts | ((label_weight != 0) & (labels != IGNORE))
         _are_words(labels, words)
     keep = counts.flatten().nonzero()[:, 0]
     student, teacher, extra = (
@@ -141,180 +140,6 @@ def token_loss(
     total, ce, found = Chunked.apply(job, *inputs)
     values = found.new_zeros(counts.numel()).index_copy_(0, keep, found.masked_fill(job.weight == 0, 0))
     return TokenLoss(total, values.view(shape), None if labels is None else ce)
-
-
-@dataclass(frozen=True)
-class ForwardKL(InPlace):
-    """``KL(p || q)``. With drawn words the value is the cross-entropy: its gradient is the same."""
-
-    linear: ClassVar[bool] = True
-
-    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
-        """(n, V), (n, V) -> (n,)."""
-        return dv.kl(p, q)
-
-    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
-        """``q - p``."""
-        value = torch.linalg.vecdot(p_mass, p.sub_(q))
-        torch.sub(q_mass, p_mass, out=q)
-        return value
-
-
-@dataclass(frozen=True)
-class CrossEntropy(InPlace):
-    """``- sum_k p_k log q_k = KL(p || q) + H(p)``."""
-
-    linear: ClassVar[bool] = True
-
-    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
-        """(n, V), (n, V) -> (n,)."""
-        return dv.cross_entropy(p, q)
-
-    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
-        """``q - p``."""
-        value = -torch.linalg.vecdot(p_mass, q)
-        torch.sub(q_mass, p_mass, out=q)
-        return value
-
-
-@dataclass(frozen=True)
-class ReverseKL(InPlace):
-    """``KL(q || p)``."""
-
-    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
-        """(n, V), (n, V) -> (n,)."""
-        return dv.kl(q, p)
-
-    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
-        """``q (log(q / p) - value)``."""
-        return _centre(q.sub_(p), q_mass)
-
-
-@dataclass(frozen=True)
-class JSD(InPlace):
-    """``beta KL(p || m) + (1 - beta) KL(q || m)``, ``m = beta p + (1 - beta) q``: GKD's, beta in (0, 1).
-
-    It vanishes at both ends, where ``ForwardKL`` (0) and ``ReverseKL`` (1) are its limits.
-    """
-
-    beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        _inside("beta", self.beta, "the ends are ForwardKL() at 0 and ReverseKL() at 1")
-
-    @property
-    def gain(self) -> float:
-        """``1 - beta``."""
-        return 1 - self.beta
-
-    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
-        """(n, V), (n, V) -> (n,)."""
-        return dv.generalised_jsd(p, q, self.beta)
-
-    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
-        """``q (log(q / m) - KL(q || m))``, times ``1 - beta``."""
-        _log(torch.lerp(q_mass, p_mass, self.beta, out=room))
-        value = self.beta * torch.linalg.vecdot(p_mass, p.sub_(room))
-        return value + self.gain * _centre(q.sub_(room), q_mass)
-
-
-@dataclass(frozen=True)
-class SkewKL(InPlace):
-    """``KL(p || alpha p + (1 - alpha) q)``: DistiLLM's, alpha in (0, 1) weighs the teacher; ``ForwardKL`` at 0."""
-
-    alpha: float = 0.1
-
-    def __post_init__(self) -> None:
-        _inside("alpha", self.alpha, "at 0 it is ForwardKL(), at 1 nothing")
-
-    @property
-    def gain(self) -> float:
-        """``alpha - 1``."""
-        return self.alpha - 1
-
-    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
-        """(n, V), (n, V) -> (n,)."""
-        return dv.skewed_kl(p, q, self.alpha)
-
-    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
-        """``q (p / m - sum_k q p / m)``, times ``alpha - 1``."""
-        torch.lerp(q_mass, p_mass, self.alpha, out=room).clamp_(min=torch.finfo(room.dtype).tiny)
-        torch.div(p_mass, room, out=q)
-        value = torch.linalg.vecdot(p_mass, p.sub_(room.log_()))
-        _centre(q, q_mass)
-        return value
-
-
-@dataclass(frozen=True)
-class SkewReverseKL(InPlace):
-    """``KL(q || (1 - alpha) p + alpha q)``: DistiLLM's, alpha in (0, 1) weighs the student; ``ReverseKL`` at 0."""
-
-    alpha: float = 0.1
-
-    def __post_init__(self) -> None:
-        _inside("alpha", self.alpha, "at 0 it is ReverseKL(), at 1 nothing")
-
-    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
-        """(n, V), (n, V) -> (n,)."""
-        return dv.skewed_reverse_kl(p, q, self.alpha)
-
-    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
-        """``q (g - sum_k q g)`` with ``g = log(q / m) - alpha q / m``."""
-        torch.lerp(p_mass, q_mass, self.alpha, out=room).clamp_(min=torch.finfo(room.dtype).tiny)
-        torch.div(q_mass, room, out=p)
-        q.sub_(room.log_())
-        value = torch.linalg.vecdot(q_mass, q)
-        _centre(q.sub_(p, alpha=self.alpha), q_mass)
-        return value
-
-
-@dataclass(frozen=True)
-class TotalVariation(InPlace):
-    """``1/2 sum_k |p_k - q_k|``."""
-
-    def __call__(self, p: Tensor, q: Tensor) -> Tensor:
-        """(n, V), (n, V) -> (n,)."""
-        return dv.total_variation(p, q)
-
-    def in_place(self, p: Tensor, q: Tensor, p_mass: Tensor, q_mass: Tensor, room: Tensor) -> Tensor:
-        """``q (s - sum_k q s)`` with ``s = sign(q - p) / 2``."""
-        value = torch.sub(q_mass, p_mass, out=p).abs().sum(-1) / 2
-        _centre(torch.sign(p, out=q).div_(2), q_mass)
-        return value
-
-
-def decoupled(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """``KL(p || q) = TCKD + (1 - p_y) NCKD`` (DKD: Zhao et al., 2022), https://arxiv.org/abs/2203.08679.
-
-    TCKD compares the label's mass with the rest's, NCKD the distributions over the other words, each renormalised.
-
-    Args:
-        p: (..., V) log-probabilities, the teacher's.
-        q: (..., V) log-probabilities, the student's.
-        labels: (...) int64; where negative, both parts are 0.
-
-    Returns:
-        TCKD and NCKD, (...) each.
-    """
-    at = labels.clamp_min(0).unsqueeze(-1)
-
-    def split(x: Tensor) -> tuple[Tensor, Tensor]:
-        rest = x.scatter(-1, at, -torch.inf)
-        mass = rest.logsumexp(-1, keepdim=True)
-        return torch.cat([x.gather(-1, at), mass], -1), rest - mass
-
-    (p_two, p_rest), (q_two, q_rest) = split(p), split(q)
-    blank = labels < 0
-    return dv.kl(p_two, q_two).masked_fill(blank, 0), dv.kl(p_rest, q_rest).masked_fill(blank, 0)
-
-
-class Decoupled:
-    """``a TCKD + b NCKD`` a token: its extra tensors are the labels, a and b, each of the tokens' shape."""
-
-    def __call__(self, p: Tensor, q: Tensor, labels: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """(n, V), (n, V), (n,), (n,), (n,) -> (n,)."""
-        target, rest = decoupled(p, q, labels)
-        return a * target + b * rest
 
 
 @torch.no_grad()
@@ -374,14 +199,14 @@ def word_log_probs(words: Words, labels: Tensor, tau: float = 1.0) -> Tensor:
     flat = labels.flatten()
 
     def chosen(q: Tensor, at: slice) -> Tensor:
-        return q.gather(-1, flat[at, None].clamp_min(0))[:, 0].masked_fill(flat[at] == IGNORED, 0)
+        return q.gather(-1, flat[at, None].clamp_min(0))[:, 0].masked_fill(flat[at] == IGNORE, 0)
 
     return token_values(words, chosen, tau)
 
 
 def word_entropy(words: Words, tau: float = 1.0) -> Tensor:
     """``H(q_n)`` in nats, differentiable and in chunks as ``word_log_probs``: -> (...)."""
-    return token_values(words, lambda q, _: dv.entropy(q), tau)
+    return token_values(words, lambda q, _: entropy(q), tau)
 
 
 def token_values(words: Words, f: Callable[[Tensor, slice], Tensor], tau: float = 1.0) -> Tensor:
@@ -412,33 +237,16 @@ def _log_prob_chunks(words: Words, chunk: int | None) -> Iterator[Tensor]:
         yield words._replace(hidden=flat[begin : begin + step]).log_probs()
 
 
-def _centre(g: Tensor, mass: Tensor) -> Tensor:
-    """``g`` becomes ``q (g - sum_k q g)``, a gradient at probabilities taken to logits; returns the sum."""
-    mean = torch.linalg.vecdot(mass, g)
-    g.sub_(mean[:, None]).mul_(mass)
-    return mean
-
-
-def _log(mass: Tensor) -> Tensor:
-    """In place; of a mass that underflowed, the logarithm of the smallest number: it is multiplied by 0 later."""
-    return mass.clamp_(min=torch.finfo(mass.dtype).tiny).log_()
-
-
-def _inside(name: str, value: float, fix: str) -> None:
-    if not 0 < value < 1:
-        raise InputError(name, value, f"must be between 0 and 1; {fix}")
-
-
 def _leading(signal: Signal) -> Tensor:
     """Something of the tokens' shape."""
     return (signal.hidden if isinstance(signal, Words) else signal.index)[..., 0]
 
 
 def _are_words(labels: Tensor, words: int) -> None:
-    real = labels[labels != IGNORED]
+    real = labels[labels != IGNORE]
     if real.numel() and (int(real.min()) < 0 or int(real.max()) >= words):
         span = f"{int(real.min())} to {int(real.max())}"
-        raise InputError("labels", span, f"must lie in 0 to {words - 1}, or be {IGNORED} where there is none")
+        raise InputError("labels", span, f"must lie in 0 to {words - 1}, or be {IGNORE} where there is none")
 
 
 def _check(objective: Objective, teacher: Signal, words: int, tau: float, teacher_gradient: bool) -> None:
