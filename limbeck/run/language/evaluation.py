@@ -29,7 +29,8 @@ from limbeck.run.outcome import Sample, TextEvaluation
 __all__ = ["Counted", "bits_per_byte", "count", "evaluate", "signals", "tried"]
 
 CELLS = 1 << 24  # of log-probabilities at a time
-ROWS = 8  # of a forward pass
+TOKENS = 2048  # of a forward pass: eight rows of the usual context, hundreds of short ones
+ASKED = 16  # prompts that are continued together
 TRIED = 64  # prompts that are answered
 SHORT = 32  # tokens of a completion that can be expected word for word
 SHOWN = 6  # samples of a report
@@ -219,7 +220,7 @@ def _opened(text: TextSet, opening: int) -> TextSet | None:
 def _continued(model: CausalLM, rows: TokenSet, longest: int, device: torch.device) -> list[tuple[str, str, str]]:
     """(prompt, reference, what the model says), as text."""
     found = list[tuple[str, str, str]]()
-    for batch in TokenBatches(rows, 2 * ROWS, shuffle=False):
+    for batch in TokenBatches(rows, ASKED, shuffle=False):
         ids, mask = prompts(batch.to(device), model.pad)
         room = max(1, min(longest, model.context - ids.shape[1]))
         said = model.generate(ids, mask, longest=room, tau=0.0)
@@ -236,4 +237,5 @@ def _text(model: CausalLM, ids: Tensor) -> str:
 
 
 def _batches(data: TokenSet) -> TokenBatches:
-    return TokenBatches(data, ROWS, shuffle=False)
+    longest = max(len(row.ids) for row in data.rows)
+    return TokenBatches(data, max(1, TOKENS // longest), shuffle=False)
