@@ -37,7 +37,8 @@ from torch.autograd.profiler import profile
 from limbeck.core.fit import iterate
 from limbeck.data.signals import StoredTeacher, capture, open_store
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import TokenBatches, Tokens, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, Tokens
 from limbeck.methods.language.gkd import GKD
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.load_lm import load_causal_lm

@@ -20,7 +20,8 @@ import torch
 
 from limbeck.data.signals import StoredTeacher, capture, open_store, teacher_hash
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import TokenBatches, Tokens, TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, Tokens, TokenSet
 from limbeck.losses.vocabulary import Sampled, Signal, Words
 from limbeck.models.causal_lm import CausalLM
 

@@ -22,7 +22,8 @@ from limbeck.core.method import Setting
 from limbeck.core.modules import freeze
 from limbeck.core.schedule import Cosine
 from limbeck.data.text import TextPair, TextSet, load_text
-from limbeck.data.tokens import TokenBatches, Tokens, TokenSet, prompts, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, Tokens, TokenSet, prompts
 from limbeck.losses.vocabulary import ForwardKL, token_loss, word_log_probs
 from limbeck.methods.language.sft import SFT
 from limbeck.models.causal_lm import CausalLM

@@ -24,7 +24,8 @@ import torch
 
 from limbeck.cli import main
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import TokenBatches, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.load_lm import load_causal_lm
 from limbeck.models.speculative import acceptance, speculate

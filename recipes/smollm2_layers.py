@@ -24,7 +24,7 @@ from pathlib import Path
 from limbeck.cli import main
 from limbeck.data.signals import capture
 from limbeck.data.text import load_text
-from limbeck.data.tokens import tokenise
+from limbeck.data.tokenising import tokenise
 from limbeck.models.load_lm import load_causal_lm
 
 HOME, CONTEXT = Path("runs/smollm2"), 128

@@ -21,7 +21,8 @@ from limbeck.core.modules import freeze
 from limbeck.data.batches import Batches
 from limbeck.data.images import ImageSet
 from limbeck.data.text import TextPair, TextSet, sorting
-from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.classifier import Classifier
 from limbeck.models.tiny import cnn

@@ -12,7 +12,8 @@ from evidence._language import batches, lm, nll, prose, prose_teacher, rows, tra
 from limbeck.core.privacy import Mechanism
 from limbeck.data.poisson import PoissonBatches
 from limbeck.data.text import Span, TextSet, cut_text
-from limbeck.data.tokens import Tokens, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import Tokens
 from limbeck.losses.vocabulary import TopK
 from limbeck.methods.language.dp_opd import DPOPD
 from limbeck.methods.language.sft import SFT

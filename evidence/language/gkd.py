@@ -13,7 +13,8 @@ import torch
 from evidence._language import batches, lm, nll, prose, prose_teacher, rows, sequence_nll, train, words_of
 from limbeck import Method
 from limbeck.data.text import TextSet
-from limbeck.data.tokens import TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenSet
 from limbeck.methods.language._shared import answers
 from limbeck.methods.language.gkd import GKD
 from limbeck.methods.language.sft import SFT

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from evidence._language import batches, lm, prose, prose_teacher, rows, train, words_of
-from limbeck.data.tokens import TokenBatches, Tokens, TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, Tokens, TokenSet
 from limbeck.losses.vocabulary import ForwardKL, Words, token_loss, word_log_probs
 from limbeck.methods.language.mend import MEND
 from limbeck.models.causal_lm import CausalLM

@@ -10,7 +10,7 @@ import torch
 
 from evidence._language import batches, lm, nll, prose, rows, teacher, train, words_of
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import tokenise
+from limbeck.data.tokenising import tokenise
 from limbeck.losses.vocabulary import word_log_probs
 from limbeck.methods.language.swing import Swing
 from limbeck.models.causal_lm import CausalLM

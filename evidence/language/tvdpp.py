@@ -10,7 +10,8 @@ import torch
 from evidence._language import batches, lm, prose, prose_teacher, rows, train, words_of
 from limbeck import Method
 from limbeck.data.text import TextSet
-from limbeck.data.tokens import Row, TokenSet, prompts, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import Row, TokenSet, prompts
 from limbeck.methods.language._shared import answers
 from limbeck.methods.language.distillspec import DistillSpec
 from limbeck.methods.language.sft import SFT

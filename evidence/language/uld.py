@@ -14,7 +14,8 @@ import torch
 
 from evidence._language import batches, lm, nll, prose, prose_teacher, rows, train, words_of
 from limbeck.data.text import TextSet, cut_text
-from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.methods.language.sft import SFT
 from limbeck.methods.language.uld import ULD
 from limbeck.models.causal_lm import CausalLM

@@ -5,7 +5,8 @@ import torch
 
 from limbeck.data.alignment import align, joined, opens_word
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import INSIDE, TokenBatches, Tokens, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import INSIDE, TokenBatches, Tokens
 from limbeck.errors import InputError
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer
 

@@ -10,7 +10,8 @@ import torch
 
 from limbeck.data.mixture import Mixture, hold_out
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenSet
 from limbeck.errors import InputError
 from limbeck.models.tiny_lm import byte_tokenizer
 

@@ -21,7 +21,8 @@ from limbeck.core.modules import freeze
 from limbeck.data.signals import Store, StoredTeacher, capture, describe, open_store, tokenizer_hash
 from limbeck.data.signals.kinds import Hidden, Likeliest, rotation
 from limbeck.data.text import Span, TextSet, arithmetic, manual
-from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import JSD, ForwardKL, Sampled, TopK, Words, token_loss
 from limbeck.methods.language.gkd import GKD
@@ -175,7 +176,7 @@ def test_resumed_after_kills_it_is_the_undisturbed_store(teacher, tmp_path):
         torch.set_num_threads(1)
         from limbeck.data.signals import capture
         from limbeck.data.text import arithmetic
-        from limbeck.data.tokens import tokenise
+        from limbeck.data.tokenising import tokenise
         from limbeck.models.tiny_lm import byte_tokenizer, llama
         torch.manual_seed(0)
         data, teacher = tokenise(arithmetic(40).train, byte_tokenizer(), 32), llama(32, 1, byte_tokenizer())

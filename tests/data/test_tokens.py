@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from limbeck.data.text import Span, TextSet, sorting
-from limbeck.data.tokens import IGNORE, TokenBatches, continued, prompts, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import IGNORE, TokenBatches, continued, prompts
 from limbeck.errors import InputError
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer
 

@@ -9,7 +9,8 @@ import torch
 
 from limbeck.core.modules import Taps
 from limbeck.data.text import manual, sorting
-from limbeck.data.tokens import TokenBatches, Tokens, prompts, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, Tokens, prompts
 from limbeck.errors import InputError
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.tiny_lm import byte_tokenizer, gpt2, llama

@@ -14,7 +14,8 @@ import torch
 from limbeck.core.modules import freeze
 from limbeck.data.signals import StoredTeacher, capture, teacher_hash
 from limbeck.data.text import arithmetic
-from limbeck.data.tokens import TokenSet, prompts, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenSet, prompts
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import ForwardKL, Words, token_loss
 from limbeck.models.causal_lm import CausalLM

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from limbeck.core.fit import NonFinite
 from limbeck.core.modules import unwrap
 from limbeck.data.text import Document, Span, TextSet
-from limbeck.data.tokens import TokenBatches, TokenSet, prompts, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, TokenSet, prompts
 from limbeck.diagnostics.calibration import binned
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import ForwardKL, Signal, TopK, Words, token_loss

@@ -17,7 +17,8 @@ from limbeck.core.card import Card, find
 from limbeck.core.modules import freeze
 from limbeck.data.signals import StoredTeacher, open_store
 from limbeck.data.text import TextPair, TextSet, cut_text, load_text
-from limbeck.data.tokens import TokenBatches, TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.errors import InputError
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.load_lm import LM_CARD, is_fresh, load_causal_lm, load_tokenizer, save_causal_lm

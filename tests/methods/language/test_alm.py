@@ -8,7 +8,8 @@ import torch
 from limbeck.core.schedule import Clock
 from limbeck.data.alignment import align, opens_word
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import TokenBatches, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches
 from limbeck.losses.bernoulli import binary_kl
 from limbeck.methods.language.alm import ALM
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama

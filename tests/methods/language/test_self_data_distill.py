@@ -10,7 +10,8 @@ from torch import Tensor
 
 from limbeck.core.method import Setting
 from limbeck.data.text import Span, TextSet
-from limbeck.data.tokens import TokenBatches, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import TokenBatches
 from limbeck.errors import InputError
 from limbeck.methods.language.self_data_distill import SelfDataDistill, agrees
 from limbeck.models.tiny_lm import byte_tokenizer

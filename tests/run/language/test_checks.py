@@ -18,7 +18,8 @@ from limbeck.core.method import Clock, Method
 from limbeck.core.modules import freeze
 from limbeck.data.signals import StoredTeacher, capture
 from limbeck.data.text import Span, TextSet, arithmetic
-from limbeck.data.tokens import IGNORE, Row, TokenBatches, Tokens, TokenSet, tokenise
+from limbeck.data.tokenising import tokenise
+from limbeck.data.tokens import IGNORE, Row, TokenBatches, Tokens, TokenSet
 from limbeck.losses.vocabulary import ForwardKL, Words, token_loss
 from limbeck.models import causal_lm
 from limbeck.models.causal_lm import CausalLM

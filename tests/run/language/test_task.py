@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from limbeck.core.card import find
 from limbeck.data.text import Span, TextSet, arithmetic
-from limbeck.data.tokens import tokenise
+from limbeck.data.tokenising import tokenise
 from limbeck.errors import InputError
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.load_lm import load_causal_lm, save_causal_lm
