@@ -21,7 +21,8 @@ from limbeck.core.checkpoint import atomic_folder
 from limbeck.core.method import Setting
 from limbeck.core.modules import freeze
 from limbeck.core.schedule import Cosine
-from limbeck.data.text import TextPair, TextSet, load_text
+from limbeck.data.load_text import load_text
+from limbeck.data.text import TextPair, TextSet
 from limbeck.data.tokenising import tokenise
 from limbeck.data.tokens import TokenBatches, Tokens, TokenSet, prompts
 from limbeck.losses.vocabulary import ForwardKL, token_loss, word_log_probs

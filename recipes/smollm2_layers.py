@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 
 from limbeck.cli import main
+from limbeck.data.load_text import load_text
 from limbeck.data.signals import capture
-from limbeck.data.text import load_text
 from limbeck.data.tokenising import tokenise
 from limbeck.models.load_lm import load_causal_lm
 

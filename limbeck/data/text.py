@@ -1,23 +1,19 @@
-"""Text: documents of spans, some of which are to be learnt; files, Hub data sets, Python's own manual, arithmetic."""
+"""Text: documents of spans, some of which are to be learnt; Python's own manual, sums, digits to sort."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-from limbeck.errors import InputError, brief, nearest
+from limbeck.errors import InputError
 
-__all__ = ["Document", "Span", "TextPair", "TextSet", "arithmetic", "load_text", "manual", "sorting"]
+__all__ = ["Document", "Span", "TextPair", "TextSet", "arithmetic", "cut_text", "held_out", "manual", "sorting"]
 
 TEST_SHARE = 0.1  # where a source brings no test documents of its own
-PROMPTS = ("prompt", "instruction", "question", "input")
-COMPLETIONS = ("completion", "response", "answer", "output")
 
 
 class Span(NamedTuple):
@@ -97,52 +93,6 @@ class TextPair(NamedTuple):
     test: TextSet
 
 
-class ChatTemplate(Protocol):
-    """What turns messages into text: a tokenizer."""
-
-    def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **options: Any) -> Any: ...
-
-
-def load_text(reference: str, *, tokenizer: ChatTemplate | None = None, chars: int = 0) -> TextPair:
-    """The training and the test documents that a reference names.
-
-    Args:
-        reference: one of
-
-            - ``manual``: the language reference that comes with Python; ``arithmetic``: sums with their results;
-              ``sorting``: digits and the same ones in order;
-            - a ``.txt`` file: documents are separated by blank lines where it has some, else it is one;
-            - a ``.jsonl`` or ``.parquet`` file with ``text``; or ``prompt`` and ``completion`` (also
-              ``instruction``/``question``/``input`` and ``response``/``answer``/``output``); or ``messages``, whose
-              assistant turns are learnt; and, perhaps, ``domain``, the kind of text that it is;
-            - ``train.txt,test.txt``: two of those files;
-            - ``owner/name`` on the Hugging Face Hub, with such columns.
-
-            A source without test documents gives a tenth, chosen by content.
-        tokenizer: whose chat template formats ``messages``.
-        chars: cut plain text into documents of at most so many characters; 0 leaves them whole.
-
-    Raises:
-        InputError: in one line that names the file, the line and the fix.
-    """
-    match reference.split(","):
-        case ["manual"]:
-            pair = manual()
-        case ["arithmetic"]:
-            pair = arithmetic()
-        case ["sorting"]:
-            pair = sorting()
-        case [one]:
-            parts = _read(one, tokenizer)
-            pair = TextPair(*parts) if isinstance(parts, tuple) else _split(parts)
-        case [train, test]:
-            both = [_read(part, tokenizer) for part in (train, test)]
-            pair = TextPair(*(part[0] if isinstance(part, tuple) else part for part in both))
-        case _:
-            raise InputError("data", reference, "names more than two files; give train.txt,test.txt")
-    return TextPair(*(cut_text(part, chars) for part in pair)) if chars else pair
-
-
 def cut_text(text: TextSet, chars: int) -> TextSet:
     """Plain documents cut into pieces of at most ``chars`` characters, at a space where there is one."""
     pieces, origin = list[Document](), list[int]()
@@ -165,7 +115,7 @@ def manual(chars: int = 400) -> TextPair:
     from pydoc_data.topics import topics
 
     whole = TextSet(tuple((Span(text),) for _, text in sorted(topics.items())), "manual")
-    return _split(cut_text(whole, chars))
+    return held_out(cut_text(whole, chars))
 
 
 def arithmetic(count: int = 4_000, largest: int = 99, seed: int = 0) -> TextPair:
@@ -176,7 +126,7 @@ def arithmetic(count: int = 4_000, largest: int = 99, seed: int = 0) -> TextPair
         (Span(f"{a}{op}{b}=", learn=False), Span(str(a + b if op == "+" else a - b)))
         for a, op, b in drawn.sample(tasks, min(count, len(tasks)))
     ]
-    return _split(TextSet(tuple(documents), "arithmetic"))
+    return held_out(TextSet(tuple(documents), "arithmetic"))
 
 
 def sorting(count: int = 4_000, digits: int = 5, seed: int = 0) -> TextPair:
@@ -185,10 +135,10 @@ def sorting(count: int = 4_000, digits: int = 5, seed: int = 0) -> TextPair:
     tasks = drawn.sample(range(10**digits), min(count, 10**digits))
     asked = [f"{task:0{digits}d}" for task in tasks]
     documents = [(Span(f"{task}>", learn=False), Span("".join(sorted(task)))) for task in asked]
-    return _split(TextSet(tuple(documents), "sorting"))
+    return held_out(TextSet(tuple(documents), "sorting"))
 
 
-def _split(text: TextSet) -> TextPair:
+def held_out(text: TextSet) -> TextPair:
     """A tenth held out, chosen by content, so always the same one; equal documents fall on one side."""
     if len(text) < 2:
         words = text.documents[0][0].text
@@ -209,140 +159,3 @@ def _split(text: TextSet) -> TextPair:
     if not train:
         raise InputError(text.name, len(text), "documents are all the same; give a test file: train.txt,test.txt")
     return TextPair(text.subset(train), text.subset(sorted(test)))
-
-
-def _read(reference: str, tokenizer: ChatTemplate | None) -> TextSet | tuple[TextSet, TextSet]:
-    path = Path(reference).expanduser()
-    if path.suffix in (".txt", ".md") or (path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet")):
-        return TextSet(tuple(_paragraphs(_utf8(path))), path.name)
-    if path.suffix in (".jsonl", ".json"):
-        return _rows(path.name, path.name, _lines(path), tokenizer)
-    if path.suffix == ".parquet":
-        return _rows(path.name, path.name, _parquet(path), tokenizer)
-    if path.exists() or reference.count("/") != 1:
-        raise InputError("data", reference, "is no text; give a .txt, .jsonl or .parquet file, or a Hub id owner/name")
-    return _hub(reference, tokenizer)
-
-
-def _utf8(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError("data", str(path), f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError("data", str(path), f"is not UTF-8 (byte {error.start}); convert it") from None
-
-
-def _paragraphs(text: str) -> Iterator[Document]:
-    blocks = [block for block in text.split("\n\n") if block.strip()]
-    return ((Span(block.strip("\n") + "\n"),) for block in blocks)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(_utf8(path).splitlines(), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                raise InputError(f"{path.name}, line {number}", line[:60], "is not JSON") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path.name}, line {number}", line[:60], "must be an object, such as {'text': ...}")
-            yield number, row
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    from pyarrow import parquet
-
-    try:
-        return enumerate(parquet.read_table(path).to_pylist(), 1)
-    except Exception as error:  # pyarrow has many kinds
-        raise InputError("data", str(path), f"cannot be read as parquet: {brief(error)}") from None
-
-
-def _hub(reference: str, tokenizer: ChatTemplate | None) -> tuple[TextSet, TextSet] | TextSet:
-    from datasets import load_dataset
-
-    try:
-        found = load_dataset(reference)
-    except Exception as error:  # the network, the Hub, a script: each with exceptions of its own
-        raise InputError("data", reference, f"cannot be had from the Hub: {brief(error)}") from None
-    parts = {
-        name: _rows(f"{reference} {name}", reference, enumerate(found[name], 1), tokenizer)
-        for name in found
-        if name in ("train", "test", "validation")
-    }
-    if "train" not in parts:
-        raise InputError("data", reference, f"has no split called train; it has {', '.join(found)}")
-    test = parts.get("test", parts.get("validation"))
-    return parts["train"] if test is None else (parts["train"], test)
-
-
-def _rows(
-    where: str, name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], tokenizer: ChatTemplate | None
-) -> TextSet:
-    """Documents, and their domains where the rows have a ``domain``: all of them or none."""
-    kept = [(number, row) for number, row in rows]
-    found = [(number, row.get("domain")) for number, row in kept]
-    if any(domain is not None for _, domain in found):
-        for number, domain in found:
-            if not isinstance(domain, str):
-                raise InputError(f"{where}, line {number}, domain", domain, "must be a text, as in the other lines")
-    domains = tuple(domain for _, domain in found if isinstance(domain, str))
-    return TextSet(tuple(_documents(where, kept, tokenizer)), name, domains)
-
-
-def _documents(
-    name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], tokenizer: ChatTemplate | None
-) -> Iterator[Document]:
-    for number, row in rows:
-        where = f"{name}, line {number}"
-        if "messages" in row:
-            yield _chat(where, row["messages"], tokenizer)
-            continue
-        prompt = next((key for key in PROMPTS if key in row), None)
-        answer = next((key for key in COMPLETIONS if key in row), None)
-        if "text" in row:
-            yield (Span(_string(where, "text", row["text"])),)
-        elif prompt is not None and answer is not None:
-            asked = _string(where, prompt, row[prompt])
-            more = row.get("input") if prompt == "instruction" else None
-            asked += f"\n{more}" if more else ""
-            answered = _string(where, answer, row[answer])
-            if not answered.strip():
-                raise InputError(where, "", f"has an empty {answer}; drop the line or fill it in")
-            yield Span(asked, learn=False), Span(answered)
-        else:
-            keys = ", ".join(row)
-            raise InputError(where, keys, f"has no text, no prompt with completion, no messages{nearest('text', row)}")
-
-
-def _string(where: str, key: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise InputError(f"{where}, {key}", given, "must be a text")
-    return given
-
-
-def _chat(where: str, messages: object, tokenizer: ChatTemplate | None) -> Document:
-    """Assistant turns are learnt, up to and with what the template writes after them."""
-    turns: list[Any] = messages if isinstance(messages, list) else [None]
-    if not all(isinstance(m, dict) and "role" in m and "content" in m for m in turns):
-        raise InputError(where, messages, "must be a list of {'role': ..., 'content': ...}")
-    if not any(message["role"] == "assistant" for message in turns):
-        raise InputError(where, [m["role"] for m in turns], "has no assistant turn, so there is nothing to learn")
-    if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
-        raise InputError(where, "messages", "needs a tokenizer with a chat template; use prompt and completion instead")
-    spans, written = list[Span](), ""
-    try:
-        for k, message in enumerate(turns):
-            if message["role"] == "assistant":
-                asked = tokenizer.apply_chat_template(turns[:k], tokenize=False, add_generation_prompt=True)
-                said = tokenizer.apply_chat_template(turns[: k + 1], tokenize=False)
-                if not said.startswith(asked) or not asked.startswith(written):
-                    raise InputError(where, k, "is a turn whose template rewrites earlier ones; split the conversation")
-                spans += [Span(asked[len(written) :], False, False), Span(said[len(asked) :], True, False)]
-                written = said
-    except InputError:
-        raise
-    except Exception as error:  # jinja2 errors of a template that wants other roles
-        raise InputError(where, "messages", f"does not fit the chat template: {brief(error)}") from None
-    return tuple(spans)

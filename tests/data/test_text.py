@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.data.text import Span, TextSet, cut_text, load_text, manual, sorting
+from limbeck.data.load_text import load_text
+from limbeck.data.text import Span, TextSet, cut_text, manual, sorting
 from limbeck.errors import InputError
 from limbeck.models.tiny_lm import byte_tokenizer
 

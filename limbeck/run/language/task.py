@@ -15,8 +15,9 @@ from torch import nn
 
 from limbeck.core.card import Card, find
 from limbeck.core.modules import freeze
+from limbeck.data.load_text import load_text
 from limbeck.data.signals import StoredTeacher, open_store
-from limbeck.data.text import TextPair, TextSet, cut_text, load_text
+from limbeck.data.text import TextPair, TextSet, cut_text
 from limbeck.data.tokenising import tokenise
 from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.errors import InputError
