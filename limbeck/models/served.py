@@ -13,15 +13,7 @@ Prompts are sent as token ids, so that no server splits them differently or adds
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
 import math
-import os
-import random
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -33,14 +25,13 @@ from torch import Tensor, nn
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import TopK
+from limbeck.models.completions import Completions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["ServedTeacher"]
 
-AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-LONGEST_WAIT = 30.0
 Likely = dict[int, float]
 """Log-probabilities by word."""
 
@@ -93,19 +84,14 @@ class ServedTeacher(nn.Module):
         key: str = "OPENAI_API_KEY",
     ) -> None:
         super().__init__()
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError("teacher", url, "is no URL; give that of the API, such as http://localhost:8000/v1")
-        if "@" in parts.netloc:
-            raise InputError("teacher", parts.hostname, f"must not hold a password in its URL; put it in ${key}")
         if not 1 <= top <= len(tokenizer):
             raise InputError("top", top, f"must be in 1 to {len(tokenizer)}, the number of words")
-        self.url, self.model, self.tokenizer = url.rstrip("/"), model, tokenizer
+        self.server = Completions(url, model, tries=tries, wait=wait, timeout=timeout, key=key)
+        self.tokenizer = tokenizer
         self.top, self.ask, self.context, self.parallel = top, ask, context, parallel
         self.tail: Literal["uniform", "none"] = tail
-        self.tries, self.wait, self.timeout, self.key = tries, wait, timeout, key
         self.size = len(tokenizer)
-        self.reference = f"{model} at {self.url}"
+        self.reference = self.server.name
         self.device = torch.device("cpu")
 
     @property
@@ -173,7 +159,7 @@ class ServedTeacher(nn.Module):
 
     def _written(self, prompt: str | list[int], longest: int, tau: float, top_p: float) -> tuple[str, bool]:
         asked = {"prompt": prompt, "max_tokens": longest, "temperature": tau, "top_p": top_p}
-        choice = self._choice(self._post(asked))
+        choice = self.server.post(asked)
         text = choice.get("text")
         if not isinstance(text, str):
             raise InputError("teacher", self.reference, "answers without text; is it a /v1/completions server?")
@@ -185,15 +171,14 @@ class ServedTeacher(nn.Module):
             return [self._step(piece.ids[: t + 1]) for t in piece.learn]
         if self.ask in ("auto", "prompt"):
             asked = {"prompt": piece.ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": self.top}
-            answer = self._post(asked, refusable=self.ask == "auto")
-            said = None if answer is None else self._choice(answer).get("prompt_logprobs")
+            said = self.server.post(asked, refusable=self.ask == "auto").get("prompt_logprobs")
             if said is not None:
                 self.ask = "prompt"
                 return self._by_id(piece, said)
             if self.ask == "prompt":
                 self._silent()
         asked = {"prompt": piece.ids, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": self.top}
-        said = self._choice(self._post(asked)).get("logprobs")
+        said = self.server.post(asked).get("logprobs")
         top = said.get("top_logprobs") if isinstance(said, dict) else None
         if not isinstance(top, list) or len(top) < len(piece.ids):
             self._silent()
@@ -209,7 +194,7 @@ class ServedTeacher(nn.Module):
     def _step(self, ids: list[int]) -> Likely:
         """After one prompt, the likely words."""
         asked = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": self.top}
-        said = self._choice(self._post(asked)).get("logprobs")
+        said = self.server.post(asked).get("logprobs")
         match said:
             case {"top_logprobs": [dict() as likely, *_]}:
                 return self._by_text(likely)
@@ -263,13 +248,6 @@ class ServedTeacher(nn.Module):
         by_number = {f"token_id:{word}": word for word in range(self.size)}
         return {text: word for text, word in found.items() if text not in twice} | by_number
 
-    def _choice(self, answer: Any) -> dict[str, Any]:
-        match answer:
-            case {"choices": [{**choice}, *_]}:
-                return choice
-            case _:
-                raise InputError("teacher", self.reference, "answers without choices; is it a /v1/completions server?")
-
     def _silent(self) -> NoReturn:
         fix = (
             "start it with log-probabilities" if self.ask == "steps" else "use ask='steps', or capture a local teacher"
@@ -280,68 +258,6 @@ class ServedTeacher(nn.Module):
         raise InputError(
             "teacher", self.reference, "splits or counts other tokens than the tokenizer given; give its own"
         )
-
-    def _post(self, body: dict[str, Any], *, refusable: bool = False) -> Any:
-        """The answer to a request; ``None`` when it may be refused and the server does not know a field."""
-        said = ""
-        for attempt in range(self.tries):
-            pause = min(self.wait * 2**attempt, LONGEST_WAIT)
-            try:
-                return json.loads(self._send(json.dumps({"model": self.model, **body}).encode()))
-            except urllib.error.HTTPError as error:
-                said = f"status {error.code}, {self._message(error)}"
-                if refusable and error.code in (400, 404, 405, 422):
-                    return None
-                if error.code not in AGAIN:
-                    raise InputError("teacher", self.reference, f"refuses: {said}") from None
-                asked = error.headers.get("Retry-After", "")
-                pause = min(max(pause, float(asked) if asked.isdigit() else 0), LONGEST_WAIT)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                # no connection, a timeout, a connection that broke, JSON that ends early
-                said = self._hidden(str(getattr(error, "reason", error)) or type(error).__name__)
-            if attempt + 1 < self.tries:
-                time.sleep(pause * random.uniform(0.75, 1.25))
-        fix = "start it, then go on: nothing is lost"
-        raise InputError("teacher", self.reference, f"gives no answer after {self.tries} tries ({said}); {fix}")
-
-    def _send(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if secret := os.environ.get(self.key):
-            headers["Authorization"] = f"Bearer {secret}"
-        request = urllib.request.Request(f"{self.url}/completions", body, headers)  # noqa: S310
-        with _OPENER.open(request, timeout=self.timeout) as answer:
-            return answer.read()
-
-    def _message(self, error: urllib.error.HTTPError) -> str:
-        try:
-            raw = error.read(4096).decode(errors="replace")
-        except (OSError, http.client.HTTPException):
-            raw = ""
-        try:
-            held = json.loads(raw)
-            held = held.get("error", held)
-            raw = str(held.get("message", held) if isinstance(held, dict) else held)
-        except (ValueError, AttributeError):
-            pass
-        return self._hidden(raw or str(error.reason))
-
-    def _hidden(self, text: str) -> str:
-        """A server may repeat what it was sent."""
-        secret = os.environ.get(self.key)
-        text = " ".join((text.replace(secret, "[redacted]") if secret else text).split())
-        return text if len(text) <= 200 else text[:197] + "..."
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
-
-    def redirect_request(  # noqa: PLR0917
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_Stay)
 
 
 def _pieces(batch: Tokens) -> Iterator[Piece]:

@@ -152,7 +152,7 @@ class Server(BaseHTTPRequestHandler):
         if fault == "drop":
             self.connection.close()
             return None
-        whole = json.dumps({"choices": [self.choice(asked)]}).encode()
+        whole = json.dumps({"choices": [] if fault == "empty" else [self.choice(asked)]}).encode()
         return self.answer(whole[: len(whole) // 2] if fault == "cut" else whole, 200)
 
     def answer(self, body: bytes, status: int):
@@ -275,6 +275,7 @@ class TestServed:
             ("vllm", ["cut"] * 9, "no answer after 3 tries", 3),
             ("vllm", ["401"] * 9, r"refuses: status 401, no, Bearer \[redacted\]", 1),
             ("vllm", ["302"] * 9, "refuses: status 302", 1),
+            ("vllm", ["empty"] * 9, "answers without choices", 1),
             ("silent", [], "returns no log-probabilities of what it is given; use ask='steps'", 2),
             ("llama.cpp", [], "returns no log-probabilities of what it is given; use ask='steps'", 2),
         ],
