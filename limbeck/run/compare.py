@@ -101,7 +101,7 @@ def compare_command(folders: list[Path], *, as_json: bool, out: Path | None) -> 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
     """Write the page; returns its path."""
-    from limbeck.run.view import gain_chart
+    from limbeck.run.charts import gain_chart
 
     path = out if out.suffix == ".html" else out / "compare.html"
     names = [run.folder if run.method in run.folder else f"{run.folder} ({run.method})" for run in comparison.runs]

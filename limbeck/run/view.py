@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
+from limbeck.run.charts import NAMES, TOTAL, gain_chart, stat_chart
 from limbeck.run.language.view import language
-from limbeck.run.metric import ACCURACY, Metric
-from limbeck.run.outcome import Arm, Evaluation, Gain, Outcome
-from limbeck.run.plots import Line, Scale, Track, curves, mean_line, plain, pooled, reliability
+from limbeck.run.metric import Metric
+from limbeck.run.outcome import Arm, Gain, Outcome
+from limbeck.run.plots import Line, curves, mean_line, pooled, reliability
+from limbeck.run.settings import broken, flat, run_file, shown
+from limbeck.run.vision.view import classes
 from limbeck.run.words import (
     Stat,
     counted,
@@ -26,14 +25,10 @@ from limbeck.run.words import (
     quantity,
     sentence,
     share,
-    span,
 )
 
-__all__ = ["Chart", "Row", "gain_chart", "view"]
+__all__ = ["view"]
 
-MANY = 24  # classes; of more, the ends are shown
-EXTREMES = 10
-TOTAL = "Mean"
 VERDICTS = {
     "gain": ("▲", "A gain"),
     "loss": ("▼", "A loss"),
@@ -46,25 +41,6 @@ FIDELITY = {
     "paper": "Every equation is the source's.",
     "reconstruction": "A reconstruction: some of what the source leaves open had to be assumed; the notes say what.",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a chart that is a table: its name, its marks, its numbers."""
-
-    name: str
-    track: Track
-    text: str
-    note: str = ""
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Rows on one scale."""
-
-    rows: Sequence[Row]
-    axis: Sequence[tuple[float, str]]
 
 
 def view(outcome: Outcome) -> dict[str, object]:
@@ -89,7 +65,7 @@ def view(outcome: Outcome) -> dict[str, object]:
         "gain_words": _gain_words(outcome),
         "fidelity": _fidelity(outcome),
         "calibration": _calibration(outcome),
-        "classes": _classes(outcome),
+        "classes": classes(outcome),
         "cost": _cost(outcome),
         "training": _training(outcome),
         "status": STATUS,
@@ -97,7 +73,7 @@ def view(outcome: Outcome) -> dict[str, object]:
         "fidelity_of_code": FIDELITY.get(str(outcome.card.get("fidelity", "")), ""),
         "values": {name: shown(value) for name, value in outcome.values.items()},
         "command": broken(outcome.command),
-        "run_file": _yaml(outcome.spec),
+        "run_file": run_file(outcome.spec),
         "environment": flat(outcome.environment),
     }
 
@@ -209,26 +185,6 @@ def _seed_gains(o: Outcome) -> list[tuple[str, Gain]]:
     return [*single, (TOTAL, o.gain)] if len(single) > 1 else single
 
 
-def gain_chart(gains: Sequence[tuple[str, Gain]], metric: Metric = ACCURACY) -> Chart:
-    """Gains on one scale with zero in it, their intervals, and a dot for every seed."""
-    held = [v for _, g in gains for v in (g.mean, g.low, g.high, *g.per_seed) if v is not None]
-    scale = Scale.around(held, zero=True)
-    rows = [
-        Row(
-            name,
-            Track.of(scale, "method", mean=gain.mean, low=gain.low, high=gain.high, dots=_dots(gain.per_seed)),
-            span(gain, metric=metric),
-            strong=name == TOTAL,
-        )
-        for name, gain in gains
-    ]
-    return Chart(rows, scale.marks(plain))
-
-
-def _dots(values: Sequence[float]) -> Sequence[float]:
-    return values if len(values) > 1 else ()
-
-
 def _gain_words(o: Outcome) -> str:
     seeds, won = len(o.gain.per_seed), sum(gain > 0 for gain in o.gain.per_seed)
     if seeds == 1:
@@ -257,18 +213,6 @@ def _measures(o: Outcome, name: str) -> dict[str, Stat]:
     return found
 
 
-NAMES = {"control": "Control", "method": "Distilled", "teacher": "Teacher"}
-
-
-def _stat_chart(stats: Mapping[str, Stat], show: Callable[[float], str]) -> Chart:
-    scale = Scale.around([v for stat in stats.values() for v in stat.values])
-    rows = [
-        Row(NAMES[kind], Track.of(scale, kind, mean=stat.mean, dots=_dots(stat.values)), show(stat.mean))
-        for kind, stat in stats.items()
-    ]
-    return Chart(rows, scale.marks(show, 3))
-
-
 def nats(value: float) -> str:
     """A divergence or a loss in nats, three digits."""
     return f"{value:.3f}" if value < 9.9995 else f"{value:.3g}"
@@ -283,9 +227,9 @@ def _fidelity(o: Outcome) -> dict[str, object] | None:
     if len(kl) == 2:
         closer = kl["method"].mean < kl["control"].mean
         words += f" Its probabilities are {'closer to' if closer else 'farther from'} the teacher's than the control's."
-    charts = [("Agreement with the teacher", f"share of {o.metric.item}s, more is closer", _stat_chart(agree, percent))]
+    charts = [("Agreement with the teacher", f"share of {o.metric.item}s, more is closer", stat_chart(agree, percent))]
     if kl:
-        charts.append(("KL(teacher ‖ student)", "nats, less is closer", _stat_chart(kl, nats)))
+        charts.append(("KL(teacher ‖ student)", "nats, less is closer", stat_chart(kl, nats)))
     return {"words": words, "charts": charts}
 
 
@@ -302,63 +246,6 @@ def _calibration(o: Outcome) -> dict[str, object]:
     title = "Reliability: how often a prediction is right, against how sure it was"
     table = [(NAMES[k], percent(c), percent(a), f"{n:,}") for k, held in bins.items() for c, a, n in held]
     return {"words": words, "svg": reliability("reliability", bins, title, words), "rows": rows, "table": table}
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class: its images, both accuracies and the difference in points."""
-
-    name: str
-    count: int
-    control: str
-    method: str
-    gain: float
-    text: str
-    track: Track
-
-
-def _classes(o: Outcome) -> dict[str, object] | None:
-    if is_control(o) or not o.classes:
-        return None
-    held = [[arm.evaluation for arm in arms if isinstance(arm.evaluation, Evaluation)]
-            for arms in (o.control, o.distilled)]  # fmt: skip
-    counts = held[1][0].per_class_count
-    control, method = ([fmean(v) for v in zip(*(found.per_class for found in arm), strict=True)] for arm in held)
-    known = [i for i, count in enumerate(counts) if count > 0]
-    gains = {i: 100 * (method[i] - control[i]) for i in known}
-    scale = Scale.around(list(gains.values()) or [0.0], zero=True)
-    rows = [
-        ClassRow(
-            o.classes[i],
-            counts[i],
-            percent(control[i]),
-            percent(method[i]),
-            gains[i],
-            points(gains[i], digits=1),
-            Track.bar_of(scale, "method" if gains[i] >= 0 else "control", gains[i]),
-        )
-        for i in sorted(known, key=lambda i: (-gains[i], i))
-    ]
-    if not rows:
-        return None
-    many = len(rows) > MANY
-    better, worse = sum(r.gain > 0.05 for r in rows), sum(r.gain < -0.05 for r in rows)
-    same = len(rows) - better - worse
-    least = min(counts[i] for i in known)
-    moved = [f"{n:,} {did}" for n, did in ((better, "gained"), (worse, "lost"), (same, "stayed as they were")) if n]
-    words = (
-        f"Of {counted(len(rows), 'class')}, {' and '.join([', '.join(moved[:-1]), moved[-1]] if moved[1:] else moved)}."
-    )
-    note = f"A class has at least {counted(least, 'held-out image')}; one image is up to {100 / least:.1f} points there"
-    return {
-        "words": words,
-        "note": f"{note}, so single classes are noisy.",
-        "best": rows[:EXTREMES] if many else rows,
-        "worst": rows[-EXTREMES:] if many else [],
-        "between": len(rows) - 2 * EXTREMES if many else 0,
-        "all": rows if many else [],
-        "empty": [o.classes[i] for i, count in enumerate(counts) if count == 0],
-    }
 
 
 def _cost(o: Outcome) -> list[tuple[str, str, str, str]]:
@@ -402,37 +289,3 @@ def _checks(o: Outcome) -> str:
         + ", ".join(f"{number} {said[status]}" for status, number in held.items() if number)
         + "."
     )
-
-
-def shown(value: object) -> str:
-    """A setting's value as one would write it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested facts as dotted names."""
-    found: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return found
-
-
-def broken(command: str) -> str:
-    """A command over several lines that a shell still takes as one; left alone where taking it apart changes it."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return command
-    if shlex.join(words) != command.replace("[redacted]", "'[redacted]'"):
-        return command
-    parts = [shlex.quote(word) for word in words]
-    return " ".join(f"\\\n  {part}" if word.startswith("--") else part for word, part in zip(words, parts, strict=True))
-
-
-def _yaml(tree: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)

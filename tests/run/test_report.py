@@ -20,7 +20,8 @@ from limbeck.run.outcome import Finding, Gain, Outcome, interval
 from limbeck.run.plots import Scale, mean_line, pooled, ticks
 from limbeck.run.redact import REDACTED, redact, redact_command, redact_text
 from limbeck.run.report import read_outcome, sentence, write_report
-from limbeck.run.view import broken, view
+from limbeck.run.settings import broken
+from limbeck.run.view import view
 from limbeck.run.words import duration, latency, points, quantity, share, span
 from tests.run.fakes import KD_CARD, evaluate, log_softmax, outcome
 
