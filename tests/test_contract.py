@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,17 @@ from limbeck.core.fit import fit
 from limbeck.core.method import Method, Setting, hyperparameters
 from limbeck.data.batches import Batches
 from limbeck.data.images import ImageSet
+from limbeck.data.samples import SampleBatches
 from limbeck.errors import InputError
-from tests.worlds import SGD, LanguageWorld, VisionWorld, language_world, vision_world
+from tests.worlds import (
+    SGD,
+    DiffusionWorld,
+    LanguageWorld,
+    VisionWorld,
+    diffusion_world,
+    language_world,
+    vision_world,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
 KEYS = sorted(cards())
@@ -48,6 +58,9 @@ class Run:
         """Fresh batches of the training set, perhaps without its labels."""
         if isinstance(self.world, LanguageWorld):
             return self.world.batches(self.world.data.batch, seed=3)
+        if isinstance(self.world, DiffusionWorld):
+            seen = self.world.train if labels else replace(self.world.train, y=torch.full_like(self.world.train.y, -1))
+            return SampleBatches(seen, self.world.data.batch, seed=3)
         train = self.world.train
         if not labels:
             train = ImageSet(train.images, torch.full_like(train.labels, -1), train.classes, train.name)
@@ -77,11 +90,13 @@ class Run:
             return method_class(self.card).distil(setting, {}).eval()
 
 
-def world_of(key: str, batch: int) -> VisionWorld | LanguageWorld:
+def world_of(key: str, batch: int) -> VisionWorld | LanguageWorld | DiffusionWorld:
     """The toy world of a method's modality."""
     card, teachers = cards()[key], 2 if "teachers" in wanted(key) else 1
     if card.modality == "text":
         return language_world(0, teachers=teachers, batch=batch, crossed=card.tokenizers == "any")
+    if card.modality == "diffusion":
+        return diffusion_world(0, teachers=teachers, batch=batch)
     return vision_world(0, teachers=teachers, batch=batch)
 
 
@@ -92,6 +107,10 @@ def outputs(run: Run, student: nn.Module) -> torch.Tensor:
         words = student(batch)
         assert words.hidden.shape[:2] == batch.x.shape
         return words.logits()[batch.mask][:, : words.size]
+    if isinstance(run.world, DiffusionWorld):
+        made = student.generate(torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), batch.y)
+        assert made.shape == (4, 1, 4, 4)
+        return made
     logits = student(batch.x)
     assert logits.shape == (4, len(run.world.train.classes))
     return logits

@@ -20,12 +20,15 @@ from limbeck.core.method import Method, Setting
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Batches
 from limbeck.data.images import ImageSet
+from limbeck.data.samples import SampleBatches, SampleSet
 from limbeck.data.text import TextPair, TextSet, sorting
 from limbeck.data.tokenising import tokenise
 from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.classifier import Classifier
+from limbeck.models.denoiser import Denoiser
 from limbeck.models.tiny import cnn
+from limbeck.models.tiny_denoiser import mlp
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama
 
 SHAPE, CLASSES = (3, 16, 16), ("ant", "bee", "cat", "dog", "eel", "fox")
@@ -189,4 +192,70 @@ def _lm_teacher(seed: int, number: int, crossed: bool) -> CausalLM:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    return freeze(teacher)
+
+
+@dataclass(frozen=True)
+class DiffusionWorld:
+    """Three classes of 1x4x4 images in [-1, 1]; every call and attribute is a pure function of the seed."""
+
+    seed: int
+    train: SampleSet
+    data: SampleBatches
+    teachers: tuple[Denoiser, ...]
+
+    def student(self, seed: int = 0) -> Denoiser:
+        """A fresh student, narrower and shallower than the teachers: width 16, two blocks."""
+        return _fresh_denoiser(1000 * self.seed + seed, 16, 2)
+
+    def batch(self, rows: int = 8) -> Any:
+        """The first rows of the training set, as one batch."""
+        return next(iter(self.data.plain(rows)))
+
+    def setting(self, steps: int = 3, folder: Path | None = None) -> Setting:
+        """What a run would hand to ``Method.distil``; with a folder, every fit keeps a checkpoint a step in it."""
+        seeds = itertools.count()
+
+        def run(method: Method, *, name: str = "fit", data: Iterable[Any] | None = None, steps: int = steps) -> None:
+            source = self.data.with_data(self.train) if data is None else data
+            kept = Checkpoint(folder / name, every=1, seconds=0) if folder is not None else None
+            fit(method, source, SGD, steps=steps, checkpoint=kept)
+
+        data = self.data.with_data(self.train)
+        return Setting(lambda: self.student(next(seeds)), copy.deepcopy(self.teachers), data, steps, run)
+
+
+def diffusion_world(seed: int = 0, *, teachers: int = 1, batch: int = 16) -> DiffusionWorld:
+    """A world with its own copies: nothing that is done to it reaches another test."""
+    train = _samples(seed)
+    trained = tuple(copy.deepcopy(_denoiser(seed, k)) for k in range(teachers))
+    return DiffusionWorld(seed, train, SampleBatches(train, batch, seed=seed), trained)
+
+
+@cache
+def _samples(seed: int) -> SampleSet:
+    """A pattern a class, with noise."""
+    drawn = torch.Generator().manual_seed(seed)
+    labels = torch.arange(96) % 3
+    patterns = torch.randn(3, 1, 4, 4, generator=drawn).sign() * 0.7
+    images = patterns[labels] + 0.1 * torch.randn(96, 1, 4, 4, generator=drawn)
+    return SampleSet(images.clamp(-1, 1), labels, ("ant", "bee", "cat"), "toy")
+
+
+def _fresh_denoiser(seed: int, width: int, depth: int) -> Denoiser:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return mlp(width, depth, shape=(1, 4, 4), classes=("ant", "bee", "cat"))
+
+
+@cache
+def _denoiser(seed: int, number: int) -> Denoiser:
+    """Width 32, three blocks; a flow that predicts velocities, trained with labels and without."""
+    from limbeck.methods.diffusion.denoising import Denoising
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        teacher = _fresh_denoiser(1_000_000 + 1000 * seed + number, 32, 3)
+        data = SampleBatches(_samples(seed), 48, seed=number)
+        fit(Denoising(teacher, unlabelled=0.2), data, partial(torch.optim.Adam, lr=3e-3), steps=80)
     return freeze(teacher)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["conv_discriminator", "conv_generator", "mlp_discriminator"]
+__all__ = ["FeatureDiscriminator", "conv_discriminator", "conv_generator", "mlp_discriminator"]
 
 
 def conv_generator(inputs: int, shape: tuple[int, int, int], width: int) -> nn.Sequential:
@@ -36,3 +36,29 @@ def conv_discriminator(shape: tuple[int, int, int], width: int) -> nn.Sequential
 def mlp_discriminator(inputs: int, width: int) -> nn.Sequential:
     """Vectors (B, inputs) to one logit (B, 1), high for real ones; two hidden layers."""
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+
+class FeatureDiscriminator(nn.Module):
+    """One logit a sample, (B,), from inner features of a denoiser: vectors (B, C), tokens (B, T, C) or maps (B, C,
+    H, W).
+
+    Args:
+        shape: of the features of one sample.
+        width: of the hidden layer.
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int = 64) -> None:
+        super().__init__()
+        inputs = shape[0] if len(shape) == 3 else shape[-1]
+        self.norm = nn.GroupNorm(1, inputs)
+        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        match feature.ndim:
+            case 4:
+                rows = self.norm(feature).flatten(2).transpose(1, 2)
+            case 3:
+                rows = self.norm(feature.transpose(1, 2)).transpose(1, 2)
+            case _:
+                rows = self.norm(feature)[:, None]
+        return self.layers(rows).mean(1).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Diffusion and flow models: from many steps to one."""

@@ -1,0 +1,101 @@
+"""What the methods of this family share: trainable copies, denoising losses, few-step rollouts, times and
+discriminators."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.modules import Taps
+from limbeck.models.denoiser import Denoiser
+from limbeck.models.gan import FeatureDiscriminator
+
+__all__ = [
+    "Target", "critic_of", "denoising", "discriminator_of", "logits_of", "produce", "simulate", "trainable",
+    "uniform_times", "without_labels",
+]  # fmt: skip
+
+Target = Literal["x0", "eps", "v", "velocity"]
+
+
+def trainable(model: Denoiser) -> Denoiser:
+    """A copy that learns, in training mode, whatever :func:`limbeck.freeze` did to the original."""
+    made = copy.deepcopy(model)
+    for module in made.modules():
+        vars(module).pop("limbeck_frozen", None)
+    return made.requires_grad_(True).train()
+
+
+def critic_of(teacher: Denoiser, student: Denoiser) -> Denoiser:
+    """What learns the student's distribution: a copy of the teacher; of the student where the teacher has no
+    weights."""
+    return trainable(teacher if any(True for _ in teacher.parameters()) else student)
+
+
+def uniform_times(x: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
+    """(B,) times, uniform between two ends."""
+    return low + (high - low) * torch.rand(len(x), device=x.device)
+
+
+def denoising(
+    model: nn.Module, x0: Tensor, t: Tensor, y: Tensor | None = None, *, target: Target = "eps",
+    noise: Tensor | None = None, extra: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The mean squared error a sample, (B,), of a model on noised ``x0`` (detached) at times t (B,), in a stated
+    target.
+
+    In the target ``eps`` its weight in x0 is ``(alpha / sigma)^2``, in ``velocity`` on the flow path ``1 / t^2``.
+    """
+    eps = torch.randn_like(x0) if noise is None else noise
+    x0 = x0.detach()
+    said = model(model.path.noised(x0, eps, t), t, y, extra)
+    match target:
+        case "x0":
+            apart = said.x0 - x0
+        case "eps":
+            apart = said.eps - eps
+        case _:
+            true = said._replace(x0=x0, eps=eps)
+            apart = getattr(said, target) - getattr(true, target)
+    return apart.square().flatten(1).mean(1)
+
+
+def produce(student: nn.Module, noise: Tensor, y: Tensor | None = None, t: float = 1.0) -> Tensor:
+    """A one-step generator: the ``x0`` that the student sees in pure noise at time t, with gradient."""
+    return student(student.prior(noise, t), t, y).x0
+
+
+@torch.no_grad()
+def simulate(student: nn.Module, noise: Tensor, y: Tensor | None, times: tuple[float, ...], upto: int) -> Tensor:
+    """The state at ``times[upto]`` that the student's own sampler reaches from pure noise, with fresh noise at every
+    step.
+
+    DMD2's backward simulation (https://arxiv.org/abs/2405.14867, section 4.4): what is trained on is what is sampled
+    from.
+    """
+    x = student.prior(noise, times[0])
+    for t, s in itertools.pairwise(times[: upto + 1]):
+        x = student.path.noised(student(x, t, y).x0, torch.randn_like(x), x.new_full((len(x),), s))
+    return x
+
+
+def without_labels(y: Tensor, share: float) -> Tensor:
+    """Labels (B,), a random share of which are -1, so that a model also learns what is so without one."""
+    return torch.where(torch.rand(len(y), device=y.device) < share, -1, y)
+
+
+def discriminator_of(model: Denoiser) -> FeatureDiscriminator:
+    """Heads on a denoiser's inner features, at ``model.middle``."""
+    x = torch.zeros(2, *model.shape)
+    (shape,) = Taps(model.middle).shapes(model, x.to(next(model.parameters())), torch.full((2,), 0.5))
+    return FeatureDiscriminator(shape)
+
+
+def logits_of(head: nn.Module, model: nn.Module, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    """(B,) logits, high for real, of noised samples; the gradient reaches ``x_t``, the model and the head."""
+    _, (feature,) = Taps(model.middle)(model, x_t, t, y)
+    return head(feature)
