@@ -13,8 +13,8 @@ from limbeck.models.sampling import Ode
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "A one-step generator trained by distribution matching with a discriminator comes at least five times nearer to the "
-    "data, in sliced Wasserstein distance, than its teacher sampled in one step."
+    "A one-step generator trained by distribution matching with a discriminator comes at least five times nearer to "
+    "the data, in sliced Wasserstein distance, than its teacher sampled in one step."
 )
 GENERATOR_STEPS, RATIO = 250, 5
 

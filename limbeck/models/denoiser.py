@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -122,6 +123,19 @@ class Denoiser(nn.Module):
 
     def _extra(self, extra: Tensor | None, x: Tensor) -> Tensor | None:
         return x.new_zeros(len(x), self.extras) if extra is None and self.extras else extra
+
+    def told(self, extras: int) -> Denoiser:
+        """A copy whose network is told so many further numbers; it begins as it was, whatever it is told.
+
+        Raises:
+            InputError: for a network that has no place for them (no ``told(extras)``), or is told some already.
+        """
+        if self.extras or not hasattr(self.net, "told"):
+            name = type(self.net).__name__
+            raise InputError("student", name, "cannot be told further numbers: a target time, a guidance scale, an id")
+        made = copy.deepcopy(self)
+        made.net = self.net.told(extras)  # type: ignore[operator]
+        return made
 
     def prior(self, noise: Tensor, t: Tensor | float = 1.0) -> Tensor:
         """The state of pure noise at time t: ``sigma_t`` times standard normal noise."""

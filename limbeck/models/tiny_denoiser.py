@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -36,11 +37,7 @@ class Mlp(nn.Module):
         self.enter = nn.Linear(size, width)
         self.time = nn.Sequential(nn.Linear(1 + 2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
-        self.more = None
-        if extras:
-            last = nn.Linear(width, width)
-            nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
-            self.more = nn.Sequential(nn.Linear(extras * (1 + 2 * WAVES), width), nn.SiLU(), last)
+        self.more = _more(extras, width) if extras else None
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.leave = nn.Linear(width, size)
 
@@ -55,6 +52,19 @@ class Mlp(nn.Module):
         for block in self.blocks:
             h = block(h, told)
         return self.leave(nn.functional.silu(h)).unflatten(1, self.shape)
+
+    def told(self, extras: int) -> Mlp:
+        """A copy that is told so many further numbers, beginning without effect."""
+        made = copy.deepcopy(self)
+        made.extras, made.more = extras, _more(extras, self.enter.out_features)
+        return made
+
+
+def _more(extras: int, width: int) -> nn.Sequential:
+    last = nn.Linear(width, width)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(extras * (1 + 2 * WAVES), width), nn.SiLU(), last)
 
 
 class Block(nn.Module):

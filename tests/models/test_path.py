@@ -8,6 +8,7 @@ import torch
 from limbeck.errors import InputError
 from limbeck.models.denoiser import Denoiser, Guided
 from limbeck.models.path import EDM, VP, Discrete, Flow, Path, Trig, mixture, wide
+from limbeck.models.tiny_denoiser import mlp
 
 DDPM = Discrete(tuple(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).tolist()))
 PATHS: list[Path] = [Flow(), Trig(), VP(), EDM(), DDPM]
@@ -107,3 +108,14 @@ def test_guiding_a_model_without_classes_and_an_unknown_prediction_are_one_line(
 
 def test_the_angle_of_trig_is_trigflows_time() -> None:
     assert float(Trig().alpha(torch.tensor(2 / math.pi * 0.3))) == pytest.approx(math.cos(0.3))
+
+
+def test_a_network_that_is_told_more_begins_as_it_was_and_can_listen() -> None:
+    model = mlp(16, 2, classes=2)
+    told, x, y = model.told(2), torch.randn(4, 2), torch.tensor([0, 1, -1, 0])
+    extra = torch.randn(4, 2)
+    torch.testing.assert_close(told(x, 0.5, y, extra).x0, model(x, 0.5, y).x0)
+    (slope,) = torch.autograd.grad(told(x, 0.5, y, extra).x0.sum(), [told.net.more[2].weight])
+    assert float(slope.abs().max()) > 0
+    with pytest.raises(InputError, match="cannot be told further numbers"):
+        Denoiser(Labels(), shape=(2,), path=Flow(), prediction="x0").told(1)
