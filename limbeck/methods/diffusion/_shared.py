@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.modules import Taps
+from limbeck.core.modules import Taps, eval_mode
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.gan import FeatureDiscriminator
+from limbeck.models.path import EDM, Path, wide
 
 __all__ = [
-    "Target", "critic_of", "denoising", "discriminator_of", "logits_of", "produce", "simulate", "trainable",
-    "uniform_times", "without_labels",
+    "Target", "critic_of", "denoising", "discriminator_of", "karras_times", "logits_of", "lognormal_times", "produce",
+    "simulate", "still", "trainable", "uniform_times", "without_labels",
 ]  # fmt: skip
 
-Target = Literal["x0", "eps", "v", "velocity"]
+Target = Literal["x0", "eps", "v", "velocity", "edm"]
 
 
 def trainable(model: Denoiser) -> Denoiser:
@@ -41,6 +44,31 @@ def uniform_times(x: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
     return low + (high - low) * torch.rand(len(x), device=x.device)
 
 
+def karras_times(path: Path, x: Tensor, low: float = 0.0, high: float = 0.8) -> Tensor:
+    """(B,) times at noise levels ``sigma / alpha`` uniform on a part of Karras' grid from 0.002 to 80; on any path."""
+    return path.time(EDM().sigma(uniform_times(x, low, high)))
+
+
+def lognormal_times(path: Path, x: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:
+    """(B,) times at noise levels ``ln(sigma / alpha) ~ N(mean, std^2)``, EDM's for training; on any path."""
+    return path.time((mean + std * torch.randn(len(x), device=x.device)).exp())
+
+
+@contextmanager
+def still(*models: nn.Module) -> Generator[None]:
+    """Inside, models are in eval mode and their parameters get no gradient: what they say has one for its input
+    alone."""
+    learning = [p for model in models for p in model.parameters() if p.requires_grad]
+    try:
+        with eval_mode(*models):
+            for p in learning:
+                p.requires_grad_(False)
+            yield
+    finally:
+        for p in learning:
+            p.requires_grad_(True)
+
+
 def denoising(
     model: nn.Module, x0: Tensor, t: Tensor, y: Tensor | None = None, *, target: Target = "eps",
     noise: Tensor | None = None, extra: Tensor | None = None,
@@ -48,7 +76,8 @@ def denoising(
     """The mean squared error a sample, (B,), of a model on noised ``x0`` (detached) at times t (B,), in a stated
     target.
 
-    In the target ``eps`` its weight in x0 is ``(alpha / sigma)^2``, in ``velocity`` on the flow path ``1 / t^2``.
+    In the target ``eps`` its weight in x0 is ``(alpha / sigma)^2``, in ``velocity`` on the flow path ``1 / t^2``, in
+    ``edm``, the preconditioned F, ``(s^2 + d^2) / (s d)^2`` with ``s = sigma / alpha`` and the data's deviation d.
     """
     eps = torch.randn_like(x0) if noise is None else noise
     x0 = x0.detach()
@@ -58,6 +87,9 @@ def denoising(
             apart = said.x0 - x0
         case "eps":
             apart = said.eps - eps
+        case "edm":
+            level = model.path.ratio(t).clamp(min=1e-6)
+            apart = wide((level.square() + model.data**2).sqrt() / (level * model.data), x0) * (said.x0 - x0)
         case _:
             true = said._replace(x0=x0, eps=eps)
             apart = getattr(said, target) - getattr(true, target)
