@@ -33,6 +33,7 @@ from tests.worlds import (
 
 ROOT = Path(__file__).parents[1]
 KEYS = sorted(cards())
+TRAINED = [k for k in KEYS if cards()[k].loop != "training_free"]
 STEPS = 6
 
 
@@ -135,10 +136,11 @@ def test_learns_finitely_and_leaves_its_teachers_alone(key: str) -> None:
     run = Run(key)
     before = [everything(teacher) for teacher in run.teachers]
     student = run()
-    assert run.records and all(v == v and abs(v) < float("inf") for r in run.records for v in r.values())
+    assert run.records or key not in TRAINED
+    assert all(v == v and abs(v) < float("inf") for r in run.records for v in r.values())
     assert torch.isfinite(outputs(run, student)).all()
     starts = [run.world.student(k) for k in range(1, run.made + 1)] or run.teachers  # some are cut out of a teacher
-    assert any(not same(student, start) for start in starts), "the student never moved"
+    assert key not in TRAINED or any(not same(student, start) for start in starts), "the student never moved"
     assert not any(getattr(m, "limbeck_frozen", False) for m in student.modules()) or run.card.loop == "generations"
     if run.card.teacher not in ("online", "trainable"):
         for teacher, held in zip(run.teachers, before, strict=True):
@@ -151,7 +153,7 @@ def test_same_seed_same_student(key: str) -> None:
     assert same(Run(key)(), Run(key)())
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", TRAINED)
 def test_a_killed_procedure_resumes_bit_for_bit(key: str, tmp_path: Path) -> None:
     straight = Run(key, tmp_path / "straight")
     whole = straight()
@@ -179,19 +181,19 @@ def test_without_labels_when_the_card_says_so(key: str) -> None:
 def test_fields(key: str) -> None:
     run = Run(key)
     run()
-    own = next(m for m in reversed(run.fitted) if isinstance(m, method_class(run.card)))
-    assert same(copy.deepcopy(own), own)
+    kind = method_class(run.card)
+    if key in TRAINED:
+        own = next(m for m in reversed(run.fitted) if isinstance(m, kind))
+        assert same(copy.deepcopy(own), own)
     docs = field_docs(run.card)
-    assert set(hyperparameters(type(own))) == set(docs), "every hyper-parameter has a docstring, and nothing else"
+    assert set(hyperparameters(kind)) == set(docs), "every hyper-parameter has a docstring, and nothing else"
     setting = Setting(run.student, run.teachers, run.data, STEPS, run.fit)
     with pytest.raises(TypeError):
-        type(own).distil(setting, {"no_such_field": 1})
-    bounded = [
-        n for n, f in hyperparameters(type(own)).items() if str(f.type) in ("Positive", "NonNegative", "Fraction")
-    ]
+        kind.distil(setting, {"no_such_field": 1})
+    bounded = [n for n, f in hyperparameters(kind).items() if str(f.type) in ("Positive", "NonNegative", "Fraction")]
     for name in bounded:
         with pytest.raises(InputError, match=name):
-            type(own).distil(setting, {name: -1.0})
+            kind.distil(setting, {name: -1.0})
 
 
 @pytest.mark.parametrize("key", [k for k in KEYS if cards()[k].vanishes or cards()[k].stationary])

@@ -35,7 +35,7 @@ class Card:
         teacher: what plays the teacher.
         data: what a training sample must carry.
         signal: what is read from the teacher.
-        loop: the shape of the procedure.
+        loop: the shape of the procedure; ``training_free`` where no optimiser takes a step.
         needs: what the teacher must serve.
         tokenizers: whether a language model's teacher may have another one.
         makes: what comes out, where that is no student of the kind that went in; such a method is used from Python.
@@ -57,7 +57,9 @@ class Card:
     teacher: Literal["none", "frozen", "online", "ensemble", "previous", "black_box", "trainable"]
     data: Literal["labelled", "unlabelled", "none"] = "labelled"
     signal: Literal["none", "logits", "features", "relations", "probabilities", "labels", "weights"]
-    loop: Literal["supervised", "self", "online", "alternating", "generations", "pipeline", "on_policy"] = "supervised"
+    loop: Literal[
+        "supervised", "self", "online", "alternating", "generations", "pipeline", "on_policy", "training_free"
+    ] = "supervised"
     needs: tuple[
         Literal["labels", "probabilities", "logits", "features", "input_gradients", "weights", "topk", "text"], ...
     ] = ()

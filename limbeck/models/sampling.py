@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limbeck.models.denoiser import Denoised
 from limbeck.models.path import wide
 
-__all__ = ["FewStep", "Ode", "Sampler", "Solver", "grid", "solve"]
+__all__ = ["FewStep", "Ode", "Sampler", "Solver", "grid", "multistep", "solve"]
 
 Solver = Literal["ddim", "heun", "dpm2m"]
 
@@ -59,7 +59,7 @@ def solve(
         said: Denoised = model(x, t, y, extra)
         ends = not isinstance(s, Tensor) and s == 0
         if solver == "dpm2m":
-            x, before = _multistep(said, x, s, before, ends)
+            x, before = multistep(said, x, s, before, ends)
         elif solver == "heun" and not ends:
             there = said.at(s)
             gap = s - t
@@ -71,7 +71,7 @@ def solve(
     return states
 
 
-def _multistep(
+def multistep(
     said: Denoised, x: Tensor, s: float | Tensor, before: tuple[Tensor, Tensor] | None, ends: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One step of DPM-Solver++(2M); ``before`` is the last ``x0`` and its log-SNR. The last step is of first order."""
