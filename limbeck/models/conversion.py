@@ -40,6 +40,10 @@ class Converted(nn.Module):
         a, b = mixture(self.path, t, self.prediction)
         return wide(a, x) * said.x0 + wide(b, x) * said.eps
 
+    def told(self, extras: int) -> Converted:
+        """A copy whose network is told so many further numbers: see :meth:`Denoiser.told`."""
+        return Converted(self.model.told(extras), self.path, self.prediction)
+
 
 def on_path(model: Denoiser, path: Path, prediction: Prediction = "velocity") -> Denoiser:
     """The same model, with the same weights, on another path; the model itself where it is there already.
