@@ -106,13 +106,14 @@ class TextTask:
         return spread(self.test, WATCHED)
 
     def evaluate(self, model: nn.Module, targets: Any = None) -> TextEvaluation:
-        found = evaluate(model, self.test, self.held_out, self.device, targets)
-        if self.spec.lm_eval:
-            from limbeck.run.language.harness import harness
+        return self._with_tasks(model, evaluate(model, self.test, self.held_out, self.device, targets))
 
-            assert isinstance(model, CausalLM)
-            found = found.model_copy(update={"harness": harness(model, self.spec.lm_eval)})
-        return found
+    def _with_tasks(self, model: nn.Module, found: TextEvaluation) -> TextEvaluation:
+        if not self.spec.lm_eval or not isinstance(model, CausalLM):
+            return found
+        from limbeck.run.language.harness import harness
+
+        return found.model_copy(update={"harness": harness(model, self.spec.lm_eval)})
 
     def score(self, model: nn.Module) -> float:
         return bits_per_byte(count(model, self._watched, self.device))
@@ -122,7 +123,8 @@ class TextTask:
         found = self.teachers[0] if self.teachers else None
         if not isinstance(found, CausalLM | Ensemble):
             return None
-        return evaluate(found, self.test if self.test_view is None else self.test_view, self.held_out, self.device)
+        rows = self.test if self.test_view is None else self.test_view
+        return self._with_tasks(found, evaluate(found, rows, self.held_out, self.device))
 
     def cost(self, model: nn.Module) -> Cost:
         assert isinstance(model, CausalLM)
@@ -165,6 +167,11 @@ def text_task(spec: RunSpec, device: torch.device) -> TextTask:
     Raises:
         InputError: for a reference that leads nowhere, and for models and data that do not fit each other.
     """
+    spec = spec.model_copy(update={"lm_eval": [absolute(name) for name in spec.lm_eval]})
+    if spec.lm_eval:
+        from limbeck.run.language.harness import load_tasks
+
+        load_tasks(tuple(spec.lm_eval))  # refuses here what it would refuse after the training
     words = words_of(spec)
     teachers = _teachers(spec, words, device)
     of_teacher: Any = next((t.tokenizer for t in teachers if hasattr(t, "tokenizer")), None)
@@ -188,8 +195,7 @@ def text_task(spec: RunSpec, device: torch.device) -> TextTask:
     task = TextTask(
         student, teachers, made.train, test, made.text.test, spec, made.view, kept, device
     )  # fmt: skip
-    full = settled(spec, len(task.batches(0)), batch=size, epochs=EPOCHS, rate=rate)
-    return replace(task, spec=full.model_copy(update={"lm_eval": [absolute(name) for name in spec.lm_eval]}))
+    return replace(task, spec=settled(spec, len(task.batches(0)), batch=size, epochs=EPOCHS, rate=rate))
 
 
 class Made(NamedTuple):
