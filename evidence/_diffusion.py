@@ -68,15 +68,15 @@ def train(method: Method, data: Any, steps: int, lr: float = 1e-3, clip: float |
 
 
 def distilled(
-    method: type[Method], student: Callable[[], nn.Module], teacher: nn.Module, data: Any, steps: int, lr: float = 1e-3,
+    method: type[Method], student: Callable[[], nn.Module], teacher: nn.Module, data: Any, budget: int, lr: float = 1e-3,
     **values: Any,
 ) -> Any:  # fmt: skip
     """What a method's whole procedure makes, every stage under the recipe."""
 
-    def run(part: Method, *, name: str = "fit", data: Any = data, steps: int = steps) -> None:
+    def run(part: Method, *, name: str = "fit", data: Any = data, steps: int = budget) -> None:
         train(part, data, steps, lr)
 
-    return method.distil(Setting(student, [teacher], data, steps, run), values)
+    return method.distil(Setting(student, [teacher], data, budget, run), values)
 
 
 def kept(model: Denoiser, facts: str, learn: Callable[[Denoiser], object]) -> Denoiser:

@@ -5,11 +5,11 @@ import torch
 
 from limbeck.methods.diffusion.d_ode_solvers import DODESolvers
 from limbeck.models.gaussian_mixture import exact, ring
-from limbeck.models.path import VP, Flow, Path
+from limbeck.models.path import VP, Path
 from limbeck.models.sampling import Ode, grid, solve
 
 
-def fitted(steps: int = 4, path: Path = Flow(), **values: object) -> DODESolvers:
+def fitted(steps: int = 4, path: Path | None = None, **values: object) -> DODESolvers:
     torch.manual_seed(0)
     model = exact(ring(8, std=0.3, path=path))
     method = DODESolvers(model, model, steps=steps, **values)  # type: ignore[arg-type]
