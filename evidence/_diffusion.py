@@ -68,8 +68,8 @@ def train(method: Method, data: Any, steps: int, lr: float = 1e-3, clip: float |
 
 
 def distilled(
-    method: type[Method], student: Callable[[], nn.Module], teacher: nn.Module, data: Any, budget: int, lr: float = 1e-3,
-    **values: Any,
+    method: type[Method], student: Callable[[], nn.Module], teacher: nn.Module, data: Any, budget: int,
+    lr: float = 1e-3, **values: Any,
 ) -> Any:  # fmt: skip
     """What a method's whole procedure makes, every stage under the recipe."""
 

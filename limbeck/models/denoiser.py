@@ -94,6 +94,13 @@ class Denoiser(nn.Module):
         self.sampler: Sampler = Ode() if sampler is None else sampler
         self.reference = ""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A sampler may be a plain value or, with fitted numbers, a module; either takes the other's place."""
+        if name == "sampler":
+            self.__dict__.pop(name, None)
+            self.__dict__.get("_modules", {}).pop(name, None)
+        super().__setattr__(name, value)
+
     @property
     def extras(self) -> int:
         """How many further numbers the network is told: a target time, a guidance scale, a sign."""
