@@ -42,8 +42,8 @@ CARD = Card(
     notes="From the abstract: a temperature for each word by its privacy, noise on soft targets. Assumed: everything "
     "else, the linear temperature, the noise, the numbers, and that labels of private words are left out. The factor "
     "T^2 is T_min^2 at every word: with T_t^2 private words would weigh most, and at a high temperature that copies "
-    "logits. It only protects what the pattern finds, and is no differential privacy. Measured here, exposure falls by "
-    "a quarter to two thirds, not by the paper's four fifths: noise that is new at every step averages out.",
+    "logits. It only protects what the pattern finds, and is no differential privacy: noise that is new at every step "
+    "averages out, and which digits are common among secrets still leaks.",
 )
 
 
