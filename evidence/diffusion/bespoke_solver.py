@@ -1,5 +1,5 @@
-"""A bespoke solver on a ring of eight modes on the variance-preserving path, whose exact scores are known: four
-steps of RK2, learnt, against the midpoint rule with as many."""
+"""A bespoke solver on a ring of eight modes on the variance-preserving path, whose exact scores are known: four steps
+of RK2, learnt, against the solvers that nobody trained, with as many evaluations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from limbeck.models.sampling import Ode
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "A bespoke solver of second order ends at least twice as near to the ordinary differential equation's end as the "
-    "midpoint rule with the same eight evaluations, from noise that it was not trained on."
+    "A bespoke solver of second order ends nearer to the ordinary differential equation's end than the midpoint rule, "
+    "DDIM and DPM-Solver++(2M) with the same eight evaluations, from noise that it was not trained on."
 )
 STEPS, BUDGET = 4, 150
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
-    """The midpoint rule's error is divided by two, so that a gain above zero is the claim."""
+    """Against the best of the three plain solvers."""
     mixture = ring(8, std=0.1, path=VP())
     teacher = exact(mixture)
     torch.manual_seed(seed)
@@ -34,15 +34,19 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     def apart(model: object, sampler: object = None) -> float:
         return float((made(model, 2000, seed, sampler=sampler)[0] - end).square().mean().sqrt())
 
+    errors = {
+        "midpoint rule, four steps": apart(plain),
+        "DDIM, eight steps": apart(teacher, Ode(8)),
+        "DPM-Solver++(2M), eight steps": apart(teacher, Ode(8, "dpm2m")),
+    }
     return Result(
         metric="root mean square distance to the end of 200 Heun steps, eight evaluations",
-        baseline=apart(plain) / 2,
+        baseline=min(errors.values()),
         method=apart(learnt),
         higher_is_better=False,
-        versus="half the midpoint rule's distance",
+        versus="the best of three plain solvers",
         extra={
-            "DDIM, eight steps": apart(teacher, Ode(8)),
-            "DPM-Solver++(2M), eight steps": apart(teacher, Ode(8, "dpm2m")),
+            **errors,
             "sliced Wasserstein distance, learnt": swd(learnt, mixture, seed)[0],
             "sliced Wasserstein distance, midpoint": swd(plain, mixture, seed)[0],
         },

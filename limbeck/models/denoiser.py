@@ -16,7 +16,7 @@ from limbeck.models.path import Path, Prediction, check_prediction, wide
 if TYPE_CHECKING:
     from limbeck.models.sampling import Sampler
 
-__all__ = ["Denoised", "Denoiser", "GuidanceRule", "Guided", "guide"]
+__all__ = ["Denoised", "Denoiser", "GuidanceRule", "Guided", "Told", "guide"]
 
 GuidanceRule = Literal["from_unconditional", "from_conditional"]
 
@@ -196,6 +196,31 @@ class Guided(nn.Module):
         if self.off or y is None:
             return self.model(x, t, y, extra)
         return guide(self.model, x, t, y, self.scale, self.rule, extra)
+
+
+class Told(nn.Module):
+    """A model with its further numbers fixed, as a model that is told none: one of many teachers, say.
+
+    Args:
+        model: with ``extras`` further numbers.
+        extra: those.
+    """
+
+    def __init__(self, model: Denoiser, *extra: float) -> None:
+        super().__init__()
+        if len(extra) != model.extras:
+            raise InputError("extra", len(extra), f"numbers were given; the network is told {model.extras}")
+        self.model, self.extra = model, extra
+
+    def __getattr__(self, name: str) -> Any:
+        """Path, shape, classes and the like are the model's own."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Denoised:
+        return self.model(x, t, y, x.new_tensor(self.extra).expand(len(x), -1))
 
 
 def guide(  # noqa: PLR0917 (the order of a call to the model, then how it is guided)

@@ -97,11 +97,13 @@ class Ode:
         steps: how many.
         solver: see :func:`solve`.
         start: the time of the first; less than 1 where a model is blind at 1.
+        extra: further numbers the network is told, such as a guidance scale or an id.
     """
 
     steps: int = 50
     solver: Solver = "ddim"
     start: float = 1.0
+    extra: tuple[float, ...] = ()
 
     @property
     def nfe(self) -> int:
@@ -111,7 +113,8 @@ class Ode:
         self, model: nn.Module, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
     ) -> Tensor:
         x = model.prior(noise, self.start)
-        return solve(model, x, grid(self.steps, self.start), y, solver=self.solver)[-1]
+        told = x.new_tensor(self.extra).expand(len(x), -1) if self.extra else None
+        return solve(model, x, grid(self.steps, self.start), y, solver=self.solver, extra=told)[-1]
 
 
 @dataclass(frozen=True)
