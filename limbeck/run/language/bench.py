@@ -14,8 +14,8 @@ from limbeck.run.language.task import TextTask, spread
 
 __all__ = ["TextBench"]
 
-TRIED = 4  # rows a training step is tried with
-PROBED = 2048  # held-out words that the models are tried on
+TRIED = 256  # words a training step is tried with, in two to four rows: a real network takes seconds for them
+PROBED = 1024  # held-out words that the models are tried on
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +35,11 @@ class TextBench(Bench):
     @cached_property
     def data(self) -> TokenBatches:
         """Small batches of the first rows, in the run's order; numbered within them, with the keys they have."""
-        run, count = self.batches, min(4 * TRIED, len(self.task.train))
+        run, count = self.batches, min(16, len(self.task.train))
         view = None if run.view is None else run.view.subset(range(count))
         few = self.task.train.subset(range(count))
-        return TokenBatches(few, max(1, min(run.batch, TRIED, count)), seed=run.seed, view=view)
+        rows = min(4, max(2, TRIED // max(len(row.ids) for row in few.rows)))
+        return TokenBatches(few, max(1, min(run.batch, rows, count)), seed=run.seed, view=view)
 
     @cached_property
     def batch(self) -> Tokens:

@@ -16,8 +16,9 @@ from limbeck.models.causal_lm import CausalLM
 from limbeck.models.load_lm import load_causal_lm
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 from limbeck.run.evaluation import evaluating
-from limbeck.run.language.bench import TextBench
+from limbeck.run.language.bench import PROBED, TextBench
 from limbeck.run.language.evaluation import bits_per_byte, count
+from limbeck.run.language.task import spread
 
 CLOSE = 1e-4  # relative, of two ways to compute one number in float32
 STORED = 0.05  # nats a word between a stored signal and a live one
@@ -165,9 +166,7 @@ def worth(bench: TextBench) -> Said:
     device = bench.task.device
     kept = bench.probe
     if bench.task.test_view is not None:
-        from limbeck.run.language.task import spread
-
-        kept = spread(bench.task.test_view, 2048)
+        kept = spread(bench.task.test_view, PROBED)
     found, student = count(teacher, kept, device), count(copy.deepcopy(bench.student), bench.probe, device)
     reached, untrained, blind = bits_per_byte(found), bits_per_byte(student), _uniform(teacher, found)
     perplexity = math.exp(min(50.0, float(found.nll.mean())))
