@@ -13,7 +13,7 @@ from torch import nn
 from limbeck.errors import InputError
 from limbeck.models.denoiser import Denoiser
 
-__all__ = ["adapted"]
+__all__ = ["adapted", "merged"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -42,5 +42,6 @@ def adapted(model: Denoiser, rank: int, alpha: float = 0.0) -> Denoiser:
     made = copy.deepcopy(model, dict(weights))  # new modules around the same tensors
     for module in made.modules():
         vars(module).pop("limbeck_frozen", None)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers), made.net)  # type: ignore[arg-type]
+    settings = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers)  # type: ignore[arg-type]
+    inject_adapter_in_model(settings, made.net)
     return made.train()
