@@ -60,7 +60,8 @@ def test_the_true_trajectory_is_the_fixed_point() -> None:
         found[wrong] = terms["bootstrap"].item(), terms["boundary"].item(), slope.item()
         made = student.generate(noise := torch.randn(4096, 2))
         if not wrong:
-            torch.testing.assert_close(made.std(0), torch.full((2,), 0.4), atol=0.02, rtol=0)
+            signal_std = ((0.98 * 0.4) ** 2 + 0.02**2) ** 0.5 / 0.98 - 0.02 / 0.98  # at t_min
+            torch.testing.assert_close(made.std(0), torch.full((2,), signal_std), atol=0.02, rtol=0)
             torch.testing.assert_close(made, signal(student, noise, torch.full((4096,), 0.02)))
     assert found[0.0][0] < 1e-6 and found[0.0][1] < 1e-6
     assert found[0.5][0] > 20 * found[0.0][0] and found[0.5][2] > 0 > found[-0.5][2]  # it is led back
