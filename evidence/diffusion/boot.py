@@ -16,7 +16,7 @@ CLAIM = (
     "Without any data, a student bootstrapped along its teacher's trajectories comes in one step at least four times "
     "nearer to the data, in sliced Wasserstein distance, than its teacher in one step."
 )
-STEPS = 1200
+STEPS = 700
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:

@@ -58,7 +58,6 @@ CARD = Card(
     data="labelled",
     signal="features",
     loop="alternating",
-    stationary=("score",),
     fidelity="reconstruction",
     notes="There is no training code: the grid, the guidance, the average's decay, the adversarial weight (lambda / k) "
     "and the length of the later stages are assumed. The reward is any differentiable module of clean samples and "
