@@ -45,3 +45,22 @@ def adapted(model: Denoiser, rank: int, alpha: float = 0.0) -> Denoiser:
     settings = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers)  # type: ignore[arg-type]
     inject_adapter_in_model(settings, made.net)
     return made.train()
+
+
+def merged(model: Denoiser) -> Denoiser:
+    """A copy without adapters: they are added to its weights, all of which can be trained again.
+
+    Raises:
+        InputError: for a model without adapters.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    made = copy.deepcopy(model)  # the weights are copied with it: the model's own stay as they are
+    layers = [(name, m) for name, m in made.named_modules() if isinstance(m, BaseTunerLayer)]
+    if not layers:
+        raise InputError("model", type(model.net).__name__, "has no adapter to merge")
+    for name, layer in layers:
+        layer.merge()
+        parent, _, own = name.rpartition(".")
+        setattr(made.get_submodule(parent), own, layer.get_base_layer())
+    return made.requires_grad_(True)
