@@ -24,7 +24,7 @@ CLAIM = (
     "A student merged by distillation and told whom to be comes at least twice as near to each of three fine-tuned "
     "teachers, in sliced Wasserstein distance between their samples, as the average of the teachers' weights."
 )
-RADII, TUNING, BUDGET = (0.6, 1.0, 1.5), 400, 800
+RADII, TUNING, BUDGET = (0.6, 1.0, 1.5), 300, 500
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
