@@ -48,7 +48,7 @@ CARD = Card(
     signal="features",
     loop="self",
     fidelity="reconstruction",
-    notes="The released code has no c_skip and c_out: its network answers the clean latent, and the data are the target "
+    notes="The released code has no c_skip and c_out: its network answers the clean latent, and data are the target "
     "at the lowest level; that is boundary=data. That the stages are shares of one run is assumed. A student whose "
     "network is told no number learns the fixed scale. The reward is any differentiable module of clean samples and "
     "labels (B,), such as a decoder with CLAP behind it, given from Python.",

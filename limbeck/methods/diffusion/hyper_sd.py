@@ -75,7 +75,7 @@ class HyperSD(Method):
     reward: nn.Module | None = None
     _: KW_ONLY
     stages: tuple[Stage, ...] = ("consistency", "score")
-    """What :meth:`distil` runs, in this order. Paper: all three; ``reward`` needs a scorer. The first is this one."""
+    """Stages of a whole run, in this order; the method itself is the first. Paper: all three; reward needs a scorer."""
     segments: tuple[int, ...] = (8, 4, 2, 1)
     """Numbers k of segments, each for an equal part of the first stage; later stages stay at the last."""
     grid: Count = 64

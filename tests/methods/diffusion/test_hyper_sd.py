@@ -72,6 +72,25 @@ def test_the_reward_and_the_score_lead_where_they_should() -> None:
     assert slope[:, 0].mean() < 0 and slope[:, 0].mean().abs() > 5 * slope[:, 1].mean().abs()
 
 
+def test_the_discriminator_weighs_more_with_fewer_segments_and_players_pull_apart() -> None:
+    torch.manual_seed(0)
+    method = HyperSD(mlp(16, 2), mlp(16, 2), segments=(4, 1), guidance=1.0, gan=0.2, grid=16)
+    method.logits = lambda x, s, y: x[:, 0]  # "real" lies along the first axis
+    for step, weight in ((0, 0.05), (1, 0.2)):
+        updates = method.updates(batch(), Clock(step, 2))
+        first = next(updates)
+        (slope,) = torch.autograd.grad(first.terms["adversarial"], [method.student.net.leave.weight], retain_graph=True)
+        (jump,) = torch.autograd.grad(first.loss, [method.student.net.leave.weight])
+        assert slope.abs().sum() > 0 and not torch.equal(slope, jump)
+        second = updates.send(True)
+        assert (first.player, second.player) == ("student", "critic")
+        assert not second.loss.requires_grad  # what the students make comes to the critic without a graph
+        method.logits = lambda x, s, y: torch.ones(len(x))
+        update = next(method.updates(batch(), Clock(step, 2)))
+        assert update.terms["adversarial"].item() == pytest.approx(-weight)
+        method.logits = lambda x, s, y: x[:, 0]
+
+
 def test_stages_follow_each_other() -> None:
     told = list[tuple[str, int, Method]]()
     setting = Setting(
