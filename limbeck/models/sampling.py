@@ -144,7 +144,12 @@ class FewStep:
     def __call__(
         self, model: nn.Module, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
     ) -> Tensor:
-        x = model.prior(noise, self.times[0])
+        return self.resume(model, model.prior(noise, self.times[0]), y, generator)
+
+    def resume(
+        self, model: nn.Module, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """From a state (B, ...) at the first time."""
         for t, s in zip(self.times, (*self.times[1:], 0.0)):
             told = (*((s,) if self.target else ()), *self.extra)
             said: Denoised = model(x, t, y, x.new_tensor(told).expand(len(x), -1) if told else None)
