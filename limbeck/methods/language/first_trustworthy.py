@@ -70,7 +70,8 @@ class First(Method):
     tau: Positive | None = None
     """Temperature of the recalibration, 1 for none; None: the one with the least calibration error on held-out rows."""
     held: Fraction = 0.1
-    """Share of the training rows that are held out to choose tau."""
+    """Share of the training rows that are held out to choose tau. A teacher that was tuned on them looks less sure than
+    it is right there, and is made surer: give tau then."""
     smoothing: Fraction = 0.1
     """What smoothing takes from the likeliest word."""
     rest: bool = False
