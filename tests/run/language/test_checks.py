@@ -158,6 +158,17 @@ def test_documents_of_a_row_that_see_each_other(monkeypatch: pytest.MonkeyPatch)
     assert look("packing", made(train=packed)).status == "failed"
 
 
+def test_a_row_beside_a_longer_one_is_sought() -> None:
+    whole = language_world().train
+    short = min(range(len(whole)), key=lambda k: len(whole.rows[k].ids))
+    same = [k for k in range(len(whole)) if len(whole.rows[k].ids) == len(whole.rows[short].ids)]
+    assert look("packing", made(train=whole.subset(same))).status == "skipped"
+    cut = [row._replace(**{name: getattr(row, name)[:-1] for name in row._fields}) for row in whole.rows[:1]]
+    mixed = TokenSet([*whole.rows, *cut], whole.text, whole.tokenizer, whole.context)  # the short row is the last
+    said = look("packing", made(train=mixed))
+    assert said.status == "ok" and "beside longer ones" in said.measured
+
+
 # Models
 
 

@@ -159,9 +159,13 @@ def _whole(text: TextSet, number: int) -> str:
 
 def packing(bench: TextBench) -> Said:
     """The documents of a packed row do not see each other, and padding is not seen: a document says the same alone."""
-    row = next((k for k, row in enumerate(bench.task.train.rows) if row.segment[-1] > 1), None)
-    batch = bench.batch if row is None else bench.task.train.take(torch.tensor([row])).to(bench.task.device)
-    model = bench.student
+    data, model = bench.task.train, bench.student
+    packed = next((k for k, row in enumerate(data.rows) if row.segment[-1] > 1), None)
+    by_length = sorted(range(len(data)), key=lambda k: len(data.rows[k].ids))
+    ends = [by_length[0], by_length[-1]] if packed is None else [packed]
+    batch = data.take(torch.tensor(ends)).to(bench.task.device)
+    if packed is None and bool((batch.segment > 0).all()):
+        return skipped("every row is one document of the same length: nothing is packed or padded")
     with evaluating(model):
         together = model(batch).logits()
         number = int((batch.segment > 0).sum(1).argmin())
