@@ -51,6 +51,8 @@ class Particles(nn.Module):
         InputError: when there are not as many labels as particles.
     """
 
+    y: Tensor
+
     def __init__(self, params: Tensor, y: Tensor | None = None, renderer: Renderer | None = None) -> None:
         super().__init__()
         self.params = nn.Parameter(params.detach().clone())

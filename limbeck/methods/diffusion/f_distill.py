@@ -121,12 +121,13 @@ class FDistill(Method):
     def weights(self, logits: Tensor, t: Tensor) -> Tensor:
         """h of the normalised ratio a sample, (B,), of mean 1."""
         r = density_ratio(logits, self.least, self.most)
-        place = (t * BINS).long().clamp(0, BINS - 1)
+        place, means = (t * BINS).long().clamp(0, BINS - 1), self.means
+        assert isinstance(means, Tensor)
         count = torch.bincount(place, minlength=BINS)
-        now = torch.zeros_like(self.means).index_add(0, place, r.to(self.means)) / count.clamp(min=1)
+        now = torch.zeros_like(means).index_add(0, place, r.to(means)) / count.clamp(min=1)
         if self.training:
-            self.means.copy_(torch.where(count > 0, self.memory * self.means + (1 - self.memory) * now, self.means))
-        h = weights(self.divergence, r / self.means[place]).h
+            means.copy_(torch.where(count > 0, self.memory * means + (1 - self.memory) * now, means))
+        h = weights(self.divergence, r / means[place]).h
         return h / h.mean()
 
     def matching(self, x: Tensor, x_t: Tensor, t: Tensor, y: Tensor, h: Tensor) -> Tensor:

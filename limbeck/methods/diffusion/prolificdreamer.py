@@ -52,8 +52,8 @@ CARD = Card(
     needs=("weights",),
     notes="The student is a Particles; `distil` makes `particles` pictures that begin as noise, their labels in turn. "
     "Scenes need a renderer of your own. Give the two players their own rates: paper 1e-4 for phi, 1e-2 for a hash "
-    "grid. A batch says how many particles move in a step, no batch moves all. The rank of the adapters is assumed. The "
-    "stages of the paper's mesh are runs of this method.",
+    "grid. A batch says how many particles move in a step, no batch moves all. The adapters' rank is assumed. The stages "
+    "of the paper's mesh are runs of this method.",
 )
 
 
@@ -84,8 +84,6 @@ class ProlificDreamer(Method):
 
     def __post_init__(self) -> None:
         freeze(self.teacher)
-        if not isinstance(self.student, Particles):
-            raise InputError("student", type(self.student).__name__, "is no set of particles; give a Particles")
         self.guided = Guided(self.teacher, self.guidance)
         self.fake: Denoiser | None = None
         if self.critic == "learnt":
@@ -105,6 +103,7 @@ class ProlificDreamer(Method):
         if len(setting.teachers) != 1:
             raise InputError("teacher", len(setting.teachers), "teachers were given; this method takes exactly one")
         teacher = setting.teachers[0]
+        assert isinstance(teacher, Denoiser)
         count = values.get("particles", cls.particles)
         y = torch.arange(count) % len(teacher.classes) if teacher.classes else None
         method = cls(Particles(teacher.noise(count), y), teacher, **values)
