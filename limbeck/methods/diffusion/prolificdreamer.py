@@ -52,8 +52,8 @@ CARD = Card(
     needs=("weights",),
     notes="The student is a Particles; `distil` makes `particles` pictures that begin as noise, their labels in turn. "
     "Scenes need a renderer of your own. Give the two players their own rates: paper 1e-4 for phi, 1e-2 for a hash "
-    "grid. A batch says how many particles move in a step, no batch moves all. The adapters' rank is assumed. The stages "
-    "of the paper's mesh are runs of this method.",
+    "grid. A batch says how many particles move in a step, no batch moves all. The adapters' rank is assumed. The "
+    "stages of the paper's mesh are runs of this method.",
 )
 
 
