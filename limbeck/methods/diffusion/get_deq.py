@@ -5,22 +5,22 @@ A teacher makes pairs (e, x) of noise and sample once; a student of another kind
 transformer, regresses on them. The teacher is not needed again.
 
     u = W Inj(patches of e),    z_{k+1} = f(z_k, u, y),    k = 0 .. K-1,    z_0 ~ N(0, I)
-    L = mean_{k = 1 .. K} mean |Dec(z_k) - x|                                                      over all iterates
+    L = sum_{k = 1 .. K} gamma^(K - k) mean |Dec(z_k) - x|                                         over all iterates
 
-All iterations are unrolled and all are held to the sample, not the last alone, so that fewer or more may be run later.
+All iterations are unrolled and all are held to the sample, the last most, so that fewer or more may be run later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.card import Card
-from limbeck.core.method import Clock, Count, Method, NonNegative, Setting, roles
+from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Setting, roles
 from limbeck.core.modules import freeze
 from limbeck.data.samples import Samples
 from limbeck.errors import InputError
@@ -43,11 +43,10 @@ CARD = Card(
     data="none",
     signal="labels",
     loop="pipeline",
-    fidelity="reconstruction",
     notes="The student is built here, of the teacher's shape and classes, unless it is an equilibrium model already. "
     "Of "
-    "the training set only the labels are read. Assumed: all iterates weigh alike. z_0 is zero in eval mode, so that "
-    "samples are a function of their noise; the released code draws it. The average of the weights is left out.",
+    "the training set only the labels are read. z_0 is zero in eval mode, so that samples are a function of their "
+    "noise; the released code draws it. The average of the weights is left out.",
 )
 
 
@@ -73,8 +72,8 @@ class GetDEQ(Method):
     """Blocks of Inj. Paper: 6, and 1 for the lightest."""
     blocks: Count = 1
     """Blocks of f. Paper: 3."""
-    supervised: Literal["all", "last"] = "all"
-    """Which iterates are held to the sample."""
+    gamma: Fraction = 0.8
+    """Weight of an iterate over that of the next; 1 weighs all alike, 0 holds the last alone. Released code: 0.8."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.student.net, Equilibrium):
@@ -84,8 +83,7 @@ class GetDEQ(Method):
     def loss(self, batch: Samples, clock: Clock) -> dict[str, Tensor]:
         assert batch.noise is not None
         made = self.student.net.iterates(batch.noise, self.labels(batch.y))
-        held = made if self.supervised == "all" else made[-1:]
-        return {"l1": torch.stack([(x - batch.x).abs().mean() for x in held]).mean()}
+        return {"l1": sum(self.gamma**k * (x - batch.x).abs().mean() for k, x in enumerate(reversed(made)))}
 
     def labels(self, y: Tensor) -> Tensor | None:
         """As the network takes them: the null label for -1, none without classes."""
