@@ -4,7 +4,7 @@ A second look. The first form (160 steps of warming, 60 steps at a rate of 1e-4,
 was recorded on seeds 100 to 104: inconclusive, +4.6 points [-0.6, 9.7]. It was weak by design: such steps hardly moved
 the student, and one that is right in one sampled answer of eight leaves few problems open, on rates of four answers
 that were never taken again. Here the student begins near the teacher, is trained with larger steps, and its rates are
-of eight answers, taken again four times; the seeds are ones that neither used. What was seen while building: from the
+of eight answers, taken anew every quarter of the run; the seeds are ones that neither used. While building: from the
 weaker start and without new rates, larger steps do harm, as the weights then rest on a seventh of the problems.
 """
 
