@@ -1,0 +1,1 @@
+"""Small sets of data that stand for large ones."""
