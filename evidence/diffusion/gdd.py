@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from evidence._diffusion import TEACHER, batches, distilled, points, ring_teacher, swd, world
+from evidence._diffusion import TEACHER, batches, points, ring_teacher, swd, world
+from limbeck import fit
+from limbeck.methods.diffusion._shared import trainable
 from limbeck.methods.diffusion.gdd import GDD
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.sampling import Ode
@@ -19,7 +21,7 @@ CLAIM = (
     "distance "
     "to the data that the same GAN ends at from scratch, after the same number of steps."
 )
-STEPS = 500
+STEPS, GAMMA, EVERY = 300, 0.1, 4
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
@@ -27,10 +29,15 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     mixture, teacher = world(), ring_teacher(seed)
     real = points(mixture, seed=seed)
 
-    def arm(start: Denoiser, **values: object) -> tuple[float, int]:
+    def arm(start: Denoiser, frozen: tuple[str, ...] = ()) -> tuple[float, int]:
         torch.manual_seed(seed + 1)
-        student = distilled(GDD, partial(mlp, 96, 3), start, batches(real, seed, 256), STEPS, 5e-4, **values)
-        return swd(student, mixture, seed)
+        method = GDD(trainable(start), gamma=GAMMA, every=EVERY, frozen=frozen)
+        adam = {
+            name: partial(torch.optim.AdamW, lr=lr, weight_decay=0.0, betas=(0.0, 0.99))
+            for name, lr in (("student", 2e-4), ("discriminator", 2e-3))
+        }
+        fit(method, batches(real, seed, 256), adam, steps=STEPS)
+        return swd(method.average.average, mixture, seed)
 
     torch.manual_seed(seed + 2)
     scratch = arm(mlp(96, 3))

@@ -21,9 +21,17 @@ from limbeck.errors import InputError
 __all__ = ["away", "steered"]
 
 
-def away(query: Tensor, positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], alpha: float) -> Tensor:
-    """``Z+ - alpha Z-`` from queries (..., N, D) and two pairs of keys and values (..., M, D)."""
-    return scaled_dot_product_attention(query, *positive) - alpha * scaled_dot_product_attention(query, *negative)
+def away(
+    query: Tensor, positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], alpha: float,
+    mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """``Z+ - alpha Z-`` from queries (..., N, D) and two pairs of keys and values (..., M, D).
+
+    Args:
+        mask: added to the positive scores, or False where they do not count.
+    """
+    z = scaled_dot_product_attention(query, *positive, attn_mask=mask)
+    return z - alpha * scaled_dot_product_attention(query, *negative)
 
 
 class Away:
@@ -40,15 +48,22 @@ class Away:
         rows, skip = len(hidden_states), hidden_states
         told = self.negative.expand(rows, -1, -1).to(hidden_states)
 
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        mask = attention_mask
+        if mask is not None:  # of the positive prompt's words
+            words = encoder_hidden_states.shape[1]
+            mask = attn.prepare_attention_mask(mask, words, rows).unflatten(0, (rows, attn.heads))
+
+        def heads(x: Tensor, norm: nn.Module | None = None) -> Tensor:
+            x = x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            return x if norm is None else norm(x)
 
         def pair(states: Tensor) -> tuple[Tensor, Tensor]:
             if attn.norm_cross:
                 states = attn.norm_encoder_hidden_states(states)
-            return heads(attn.to_k(states)), heads(attn.to_v(states))
+            return heads(attn.to_k(states), attn.norm_k), heads(attn.to_v(states))
 
-        z = away(heads(attn.to_q(hidden_states)), pair(encoder_hidden_states), pair(told), self.alpha)
+        query = heads(attn.to_q(hidden_states), attn.norm_q)
+        z = away(query, pair(encoder_hidden_states), pair(told), self.alpha, mask)
         z = attn.to_out[1](attn.to_out[0](z.transpose(1, 2).flatten(2)))
         return (z + skip if attn.residual_connection else z) / attn.rescale_output_factor
 

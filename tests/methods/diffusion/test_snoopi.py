@@ -60,9 +60,11 @@ def test_a_network_is_steered_inside_and_itself_again_outside() -> None:
     ).eval()  # fmt: skip
     x, prompt, negative = torch.randn(2, 1, 8, 8), torch.randn(2, 3, 8), torch.randn(1, 5, 8)
 
+    words = torch.tensor([[1, 1, 1], [1, 1, 0]])  # a prompt is shorter
+
     @torch.no_grad()
     def said() -> torch.Tensor:
-        return net(x, 999, prompt).sample
+        return net(x, 999, prompt, encoder_attention_mask=words).sample
 
     before = said()
     with steered(net, negative, 0.0):
