@@ -17,7 +17,7 @@ CLAIM = (
     "A consistency model that is told a variable guidance comes in one call nearer to the data, in Frechet distance of "
     "a classifier's features, than one that is guided directly in two calls."
 )
-STEPS, SCALE = 400, 3.0
+STEPS, SCALE = 250, 3.0
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
@@ -29,7 +29,7 @@ def evidence(seed: int, data: Path | None = None) -> Result:
         student = mlp(256, 3, shape=teacher.shape, classes=teacher.classes, extras=1)
         student.net.load_state_dict(teacher.net.state_dict(), strict=False)  # the rest begins at zero
         method = ConsistencyTTA(student, teacher, guidance=guidance, scale=SCALE)
-        train(method, batches(real, seed, 256), STEPS)
+        train(method, batches(real, seed, 128), STEPS)
         return student
 
     def right(model: object, sampler: object = None) -> float:

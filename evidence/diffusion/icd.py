@@ -17,7 +17,7 @@ CLAIM = (
     "In four steps to noise and four back, an encoder and a decoder tied by round trips return points at most half as "
     "far from where they were as deterministic steps of the teacher do, in root mean square."
 )
-STEPS = 250
+STEPS = 180
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
