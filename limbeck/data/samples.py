@@ -30,6 +30,11 @@ class Samples(NamedTuple):
     index: Tensor
     noise: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Samples:
+        """The same batch on a device."""
+        x, y, index = (part.to(device, non_blocking=True) for part in self[:3])
+        return Samples(x, y, index, None if self.noise is None else self.noise.to(device, non_blocking=True))
+
 
 @dataclass(frozen=True, eq=False)
 class SampleSet:

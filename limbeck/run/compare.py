@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from limbeck.core.checkpoint import write_atomic
 from limbeck.errors import InputError
-from limbeck.run.metric import ACCURACY, BITS, Metric
-from limbeck.run.outcome import Cost, Gain, Outcome, TextEvaluation
+from limbeck.run.metric import ACCURACY, BITS, FRECHET, Metric
+from limbeck.run.outcome import Arm, Cost, Gain, Outcome, SampleEvaluation, TextEvaluation
 from limbeck.run.report import cleaned, read_outcome, render
 from limbeck.run.words import counted, direction, duration, is_control, percent, quantity, share, span
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Entry", "compare", "compare_command", "write_comparison"]
 
 VERSION = 1
+GAINS = {ACCURACY: "points", BITS: "bits", FRECHET: "distance"}
 # What a run may have of its own: all other settings must agree, or gains are not of one thing.
 OWN = {
     "version", "method", "values", "teacher", "seeds", "first_seed", "eval_every", "trackers", "device",
@@ -43,11 +44,13 @@ class Entry(_Facts):
     teacher: str
     seeds: list[int]
     gain: Gain
-    accuracy: float
-    control: float  # its accuracy
+    accuracy: float | None
+    control: float | None  # its accuracy; its distance, of a generative model
     bits_per_byte: float | None = None  # of a language model
+    frechet: float | None = None  # of a generative model
+    nfe: int | None = None  # its steps
     agreement: float | None
-    ece: float
+    ece: float | None
     cost: Cost
     teacher_flops: int | None
     seconds: float  # of one training with the method
@@ -109,7 +112,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     chart = gain_chart([(name, run.gain) for name, run in zip(names, comparison.runs, strict=True)], metric)
     page = render(
         "compare.html", comparison=comparison, lead=lead(comparison), chart=chart, columns=columns(metric),
-        unit="points of accuracy" if metric.percent else f"{metric.unit} fewer",
+        unit="points of accuracy" if metric.percent else f"{metric.unit} {metric.less}",
     )  # fmt: skip
     write_atomic(path, page)
     return path
@@ -146,7 +149,8 @@ def lead(comparison: Comparison) -> str:
 
 def metric_of(comparison: Comparison) -> Metric:
     """What the runs are judged by; where that differs, they are not comparable, and the first one's serves."""
-    return ACCURACY if comparison.runs[0].bits_per_byte is None else BITS
+    first = comparison.runs[0]
+    return BITS if first.bits_per_byte is not None else FRECHET if first.frechet is not None else ACCURACY
 
 
 def columns(metric: Metric) -> dict[str, Callable[[Entry], str]]:
@@ -156,19 +160,31 @@ def columns(metric: Metric) -> dict[str, Callable[[Entry], str]]:
         "Method": lambda e: e.method,
         "Student": lambda e: e.student,
         "Seeds": lambda e: str(len(e.seeds)),
-        f"Gain, {'points' if metric.percent else 'bits'}": lambda e: span(e.gain, metric=metric),
+        f"Gain, {GAINS[metric]}": lambda e: span(e.gain, metric=metric),
     }
-    if not metric.percent:
-        head["Bits per byte"] = lambda e: "–" if e.bits_per_byte is None else metric.show(e.bits_per_byte)
-    return {
-        **head,
-        "Accuracy": lambda e: percent(e.accuracy),
-        "Agreement": lambda e: "–" if e.agreement is None else percent(e.agreement),
-        "ECE": lambda e: percent(e.ece),
+    cost: dict[str, Callable[[Entry], str]] = {
         "FLOPs": lambda e: quantity(e.cost.flops),
         "Of teacher": lambda e: "–" if e.teacher_flops is None else share(e.cost.flops, e.teacher_flops),
         "Training": lambda e: duration(e.seconds),
     }
+    if metric is FRECHET:
+        head["Distance"] = lambda e: "–" if e.frechet is None else metric.show(e.frechet)
+        head["Control"] = lambda e: "–" if e.control is None else metric.show(e.control)
+        head["Steps"] = lambda e: "–" if e.nfe is None else f"{e.nfe:,}"
+        return {**head, **cost}
+    if not metric.percent:
+        head["Bits per byte"] = lambda e: "–" if e.bits_per_byte is None else metric.show(e.bits_per_byte)
+    return {
+        **head,
+        "Accuracy": lambda e: _share(e.accuracy),
+        "Agreement": lambda e: _share(e.agreement),
+        "ECE": lambda e: _share(e.ece),
+        **cost,
+    }
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)
 
 
 def _table(comparison: Comparison) -> Table:
@@ -194,7 +210,7 @@ def _short(folder: Path, folders: Sequence[Path]) -> str:
 
 def _entry(folder: str, o: Outcome) -> Entry:
     bits = [arm.evaluation.bits_per_byte for arm in o.distilled if isinstance(arm.evaluation, TextEvaluation)]
-    agreement = [arm.evaluation.agreement for arm in o.distilled]
+    made = [arm.evaluation for arm in o.distilled if isinstance(arm.evaluation, SampleEvaluation)]
     return Entry(
         folder=folder,
         method=o.method,
@@ -203,15 +219,24 @@ def _entry(folder: str, o: Outcome) -> Entry:
         teacher=_joined(o.spec.get("teacher")),
         seeds=[arm.seed for arm in o.distilled],
         gain=o.gain,
-        accuracy=fmean(arm.evaluation.accuracy for arm in o.distilled),
-        control=fmean(arm.evaluation.accuracy for arm in o.control),
+        accuracy=_mean(o.distilled, "accuracy"),
+        control=_mean(o.control, "frechet" if made else "accuracy"),
         bits_per_byte=fmean(bits) if bits else None,
-        agreement=None if None in agreement else fmean(a for a in agreement if a is not None),
-        ece=fmean(arm.evaluation.ece for arm in o.distilled),
+        frechet=_mean(o.distilled, "frechet"),
+        nfe=made[0].nfe if made else None,
+        agreement=_mean(o.distilled, "agreement"),
+        ece=_mean(o.distilled, "ece"),
         cost=o.student_cost,
         teacher_flops=None if o.teacher_cost is None else o.teacher_cost.flops,
         seconds=fmean(arm.seconds for arm in o.distilled),
     )
+
+
+def _mean(arms: Sequence[Arm], name: str) -> float | None:
+    """A measure's mean over the seeds, where every one has it."""
+    values = [getattr(arm.evaluation, name, None) for arm in arms]
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
 
 
 def _joined(value: object) -> str:
@@ -235,7 +260,7 @@ def _warnings(outcomes: dict[str, Outcome]) -> list[str]:
     found: list[str] = []
     every = list(outcomes.values())
     if len({o.metric.field for o in every}) > 1:
-        found.append("Not comparable: some runs are on images, some on text.")
+        found.append("Not comparable: some runs are judged by one thing, some by another.")
     if len({_data(o) for o in every}) > 1:
         found.append("Not comparable: the runs were trained or judged on different data.")
     names: dict[str, None] = dict.fromkeys(name for o in every for name in o.spec if name not in OWN)

@@ -48,7 +48,7 @@ def control(training: Training, targets: Any, cache: Path | None) -> Arm:
     kept = cache / control_key(training.task, training.seed) if cache is not None else None
     if kept is not None and (found := _load(kept, training, targets)) is not None:
         return found
-    student = method_class(find(training.task.control)).distil(training.setting(), {})
+    student = method_class(find(training.task.control)).distil(training.setting(), dict(training.task.control_values))
     evaluation = training.task.evaluate(student, targets)
     arm = Arm(seed=training.seed, evaluation=evaluation, curve=training.curve(), seconds=training.seconds())
     if kept is not None and training.of.main:
@@ -65,14 +65,14 @@ def control_key(task: Task, seed: int) -> str:
         said.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     said.update(repr(student).encode())
     for kind in sorted({type(m) for m in student.modules()}, key=lambda kind: kind.__qualname__):
-        if kind.__module__.split(".")[0] not in ("torch", "limbeck", "transformers"):
+        if kind.__module__.split(".")[0] not in ("torch", "limbeck", "transformers", "diffusers"):
             said.update(inspect.getsource(kind).encode())
     root = Path(limbeck.__file__).parent
     for part in (*CODE, *task.code):
         for path in sorted((root / part).glob("*.py")) if (root / part).is_dir() else [root / part]:
             said.update(path.read_bytes())
     settings = task.spec.model_dump(mode="json", include=SETTINGS)
-    context = [*task.data.values(), settings, seed, task.device.type]
+    context = [*task.data.values(), settings, seed, task.device.type, dict(task.control_values), task.judging]
     said.update(json.dumps([*context, torch.__version__, os.environ.get("WORLD_SIZE", "1")]).encode())
     return said.hexdigest()[:24]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ACCURACY", "BITS", "Metric"]
+__all__ = ["ACCURACY", "BITS", "FRECHET", "METRICS", "Metric"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Metric:
         name: in a sentence, such as "accuracy".
         unit: of a gain.
         item: what is judged, one of many: an image, a word.
+        on: what it is judged on, in a sentence.
+        less: the word for less of the unit, where less is better; else nothing.
         scale: from the number to the gain's unit; negative where less is better, so that a gain is positive.
         digits: of the number, and the fewest of a gain.
         percent: whether the number is shown as a per cent.
@@ -27,6 +29,8 @@ class Metric:
     name: str
     unit: str
     item: str
+    on: str
+    less: str
     scale: float
     digits: int
     percent: bool
@@ -50,5 +54,7 @@ class Metric:
         return 1 if self.percent else self.digits
 
 
-ACCURACY = Metric("accuracy", "accuracy", "points", "image", 100.0, 1, True, 1.0)
-BITS = Metric("bits_per_byte", "bits per byte", "bits per byte", "word", -1.0, 3, False, None)
+ACCURACY = Metric("accuracy", "accuracy", "points", "image", "images", "", 100.0, 1, True, 1.0)
+BITS = Metric("bits_per_byte", "bits per byte", "bits per byte", "word", "text", "fewer", -1.0, 3, False, None)
+FRECHET = Metric("frechet", "Frechet distance", "Frechet distance", "image", "images", "less", -1.0, 2, False, None)
+METRICS = (ACCURACY, BITS, FRECHET)

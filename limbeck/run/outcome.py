@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
-from limbeck.run.metric import ACCURACY, BITS, Metric
+from limbeck.run.metric import ACCURACY, BITS, FRECHET, Metric
 
 __all__ = [
-    "TAGS", "Arm", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Judged", "Outcome", "Sample", "TextEvaluation",
-    "interval", "paired_gain",
+    "TAGS", "Arm", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Judged", "Outcome", "Sample",
+    "SampleEvaluation", "Strip", "TextEvaluation", "interval", "paired_gain",
 ]  # fmt: skip
 
 VERSION = 1
@@ -78,15 +78,52 @@ class TextEvaluation(_Predictions):
     harness: dict[str, float] = {}  # tasks of lm-eval, when asked for: "task/metric"
 
 
-TAGS = ("image", "text")
+class Strip(_Facts):
+    """Some samples of a sampler, side by side, from the same noise and labels as every other strip of a run."""
+
+    name: str
+    nfe: int  # evaluations of the network for one of them; 0 where none was made
+    frechet: float | None
+    png: str  # base64
+
+
+class SampleEvaluation(_Facts):
+    """A generative model, by its samples against held-out data. Distances are in the judge's features."""
+
+    metric: ClassVar[Metric] = FRECHET
+    count: int  # of samples
+    against: int  # of held-out ones
+    judge: str  # what the features are of
+    frechet: float
+    floor: float  # that of as many training samples
+    precision: float
+    recall: float
+    sliced_wasserstein: float  # of the samples themselves
+    diversity: float  # mean distance within a class, in units of the data's own
+    class_accuracy: float | None = None  # how often the judge sees the class that was asked for
+    nfe: int
+    strips: list[Strip] = []
+
+    @property
+    def score(self) -> float:
+        """The headline number."""
+        return self.frechet
+
+
+TAGS = ("image", "text", "samples")
 
 
 def _kind(given: Any) -> str:
     named = given if isinstance(given, dict) else vars(given)
-    return "text" if "bits_per_byte" in named else "image"
+    return "text" if "bits_per_byte" in named else "samples" if "frechet" in named else "image"
 
 
-Judged = Annotated[Annotated[Evaluation, Tag("image")] | Annotated[TextEvaluation, Tag("text")], Discriminator(_kind)]
+Judged = Annotated[
+    Annotated[Evaluation, Tag("image")]
+    | Annotated[TextEvaluation, Tag("text")]
+    | Annotated[SampleEvaluation, Tag("samples")],
+    Discriminator(_kind),
+]
 
 
 class Cost(_Facts):
@@ -107,6 +144,7 @@ class Curve(_Facts):
     accuracy: list[float] = []
     loss: list[float]  # mean training loss since the point before
     bits_per_byte: list[float] = []
+    frechet: list[float] = []
 
     def of(self, metric: Metric) -> list[float]:
         """The headline number at each step."""
@@ -124,8 +162,8 @@ class Arm(_Facts):
 
 
 class Gain(_Facts):
-    """How much better the method is than the control over paired seeds, in points of accuracy or in bits per byte,
-    with a 95 % t interval (none below two seeds)."""
+    """How much better the method is than the control over paired seeds, in points of accuracy, in bits per byte or
+    in distance, with a 95 % t interval (none below two seeds)."""
 
     mean: float
     low: float | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from limbeck.errors import InputError
 from limbeck.run.control import cache_folder, control
 from limbeck.run.doctor import environment
 from limbeck.run.folder import Log, RunFolder
+from limbeck.run.metric import FRECHET
 from limbeck.run.outcome import Arm, Finding, Outcome, paired_gain
 from limbeck.run.preflight import preflight
 from limbeck.run.progress import Show
@@ -87,14 +88,12 @@ def run(
     try:
         of = Run(task, folder, Log(folder.metrics, write=main), show, accelerator)
         arms = _Arms(of, cache_folder() if cache else None)
-        pairs = [
-            (arms.control(seed), arms.method(seed))
-            for seed in range(task.spec.first_seed, task.spec.first_seed + task.spec.seeds)
-        ]
+        seeds = range(task.spec.first_seed, task.spec.first_seed + task.spec.seeds)
+        pairs = [arms.pair(seed) for seed in seeds]
         if main:
             outcome = _outcome(task, folder, pairs, found)
             write_report(outcome, folder.root)
-            write_atomic(folder.student / "README.md", task.model_card(_card_text(outcome)))
+            write_atomic(folder.student / "README.md", task.model_card(_card_text(outcome), folder.student))
         if accelerator is not None:
             accelerator.wait_for_everyone()
         return read_outcome(folder.root)
@@ -134,13 +133,17 @@ class _Arms:
     def __init__(self, of: Run, cache: Path | None) -> None:
         self.of, self.cache = of, cache
 
-    def control(self, seed: int) -> Arm:
-        """The student without the teacher."""
-        return self._once(seed, "control", lambda training: control(training, self.of.task.targets(), self.cache))
+    def pair(self, seed: int) -> tuple[Arm, Arm]:
+        """The student without the teacher, and with it; the first seed's is kept.
 
-    def method(self, seed: int) -> Arm:
-        """The student with it; the first seed's is kept."""
-        return self._once(seed, self.of.task.spec.method, self._distil)
+        The method comes first: how its student is sampled is how the control will be.
+        """
+        method = self._once(seed, self.of.task.spec.method, self.of, self._distil)
+        of = replace(self.of, task=self.of.task.as_control(method.evaluation))
+        return self._once(seed, "control", of, self._control), method
+
+    def _control(self, training: Training) -> Arm:
+        return control(training, training.task.targets(), self.cache)
 
     def _distil(self, training: Training) -> Arm:
         task = self.of.task
@@ -152,11 +155,11 @@ class _Arms:
             task.save(student, self.of.folder.student)
         return Arm(seed=training.seed, evaluation=evaluation, curve=training.curve(), seconds=training.seconds())
 
-    def _once(self, seed: int, name: str, make: Callable[[Training], Arm]) -> Arm:
+    def _once(self, seed: int, name: str, of: Run, make: Callable[[Training], Arm]) -> Arm:
         path = self.of.folder.arm(seed, name)
         if path.is_file():
             return Arm.model_validate_json(path.read_text(encoding="utf-8"))
-        arm = make(Training(self.of, seed, name))
+        arm = make(Training(of, seed, name))
         if self.of.main:
             write_atomic(path, arm.model_dump_json(indent=1))
         how = " (from the cache)" if arm.cached else f" in {arm.seconds:.0f} s"
@@ -197,7 +200,6 @@ def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found:
 def _card_text(outcome: Outcome) -> str:
     """What someone who finds the student's folder must know."""
     card, arm, metric = outcome.card, outcome.distilled[0], outcome.metric
-    known = "knows no class but those; its" if outcome.classes else "repeats what it read, true or not; its"
     what = f"{len(outcome.classes)} classes, " if outcome.classes else ""
     return f"""{sentence(outcome)}
 
@@ -212,8 +214,15 @@ Repeat the run:
 {redact_command(outcome.command)}
 ```
 
-Limitations: it was trained and tested on the data above alone and {known} probabilities are only
-as calibrated as the run's report says; what the teacher gets wrong, the student may have learnt."""
+Limitations: it was trained and tested on the data above alone and {_limits(outcome)}; what the teacher
+gets wrong, the student may have learnt."""
+
+
+def _limits(outcome: Outcome) -> str:
+    if outcome.metric is FRECHET:
+        return "makes nothing else; it may repeat single training samples, which its distance does not show"
+    known = "knows no class but those; its" if outcome.classes else "repeats what it read, true or not; its"
+    return f"{known} probabilities are only as calibrated as the run's report says"
 
 
 def _accelerator(task: Task, folder: RunFolder) -> Accelerator | None:

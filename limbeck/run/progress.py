@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from limbeck.run.metric import ACCURACY, BITS
+from limbeck.run.metric import METRICS
 
 __all__ = ["Show"]
 
@@ -58,7 +58,7 @@ class Show:
         now = time.monotonic()
         rate = (done - self.first) / max(now - self.begun, 1e-9)
         shown = [f"loss {row['logs']['loss']:.4g}"] if "loss" in row["logs"] else []
-        scores = [m for m in (ACCURACY, BITS) if m.field in row]
+        scores = [m for m in METRICS if m.field in row]
         shown += [f"{metric.name} {metric.show(row[metric.field])}" for metric in scores]
         self.bars.update(self.bar, rate=f"{rate:.3g}/s")
         if shown and (scores or self.bars.disable):

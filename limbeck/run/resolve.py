@@ -32,6 +32,10 @@ def resolve(spec: RunSpec) -> Task:
         from limbeck.run.language.task import text_task
 
         return text_task(spec, device)
+    if card.modality == "diffusion":
+        from limbeck.run.diffusion.task import sample_task
+
+        return sample_task(spec, device)
     from limbeck.run.vision.task import image_task
 
     return image_task(spec, device)

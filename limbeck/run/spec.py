@@ -36,6 +36,7 @@ VERSION = 1
 LARGEST = 1_000_000  # bytes of a run file
 Whole = Annotated[int, Field(ge=1, le=10**9)]
 OF_IMAGES = ("size", "label_noise", "augment", "teacher_view")
+OF_CLASSIFIERS = ("label_noise", "augment", "teacher_view")
 OF_TEXT = ("context", "pack", "long", "tokenizer", "lm_eval")
 
 
@@ -63,8 +64,9 @@ class RunSpec(_Checked):
     method: str = Field(description="the method's key; `limbeck methods` lists them")
     values: dict[str, Any] = Field({}, description="the method's hyper-parameters")
     student: str = Field(
-        description="what is trained: a small network (cnn-8-16, llama-64x2), layers-6@MODEL, lora-8@MODEL, "
-        "pkg.module:factory, folder or Hub id"
+        "",
+        description="what is trained: a small network (cnn-8-16, llama-64x2, unet-32-64), layers-6@MODEL, "
+        "lora-8@MODEL, pkg.module:factory, folder or Hub id; for diffusion a copy of the teacher by default",
     )
     teacher: Annotated[list[str], BeforeValidator(lambda t: [t] if isinstance(t, str) else t)] = Field(
         [],
@@ -167,6 +169,9 @@ def make_spec(given: Mapping[str, Any]) -> RunSpec:
     spec = _validated(RunSpec, given, "")
     card = find(spec.method)
     kind, other = ("text", OF_IMAGES) if card.modality == "text" else ("images", OF_TEXT)
+    other = (*OF_CLASSIFIERS, *OF_TEXT) if card.modality == "diffusion" else other
+    if not spec.student and card.modality != "diffusion":
+        raise InputError("student", "", "is missing; " + (RunSpec.model_fields["student"].description or ""))
     for name in other:
         if (held := getattr(spec, name)) != RunSpec.model_fields[name].get_default(call_default_factory=True):
             raise InputError(name, str(held), f"does not apply: {spec.method} learns from {kind}; leave it out")

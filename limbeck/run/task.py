@@ -12,7 +12,7 @@ from torch import nn
 from limbeck.core.card import Card
 from limbeck.data.stream import Stream
 from limbeck.run.metric import Metric
-from limbeck.run.outcome import Cost, Evaluation, TextEvaluation
+from limbeck.run.outcome import Cost, Judged
 from limbeck.run.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ __all__ = ["Task"]
 
 
 class Task(Protocol):
-    """Models, data and how they are judged. ``run/vision`` has the one of images, ``run/language`` that of text."""
+    """Models, data and how they are judged. ``run/vision`` has the one of images, ``run/language`` that of text,
+    ``run/diffusion`` that of generative models."""
 
     metric: ClassVar[Metric]
     """The headline number."""
@@ -65,6 +66,20 @@ class Task(Protocol):
         """Training batches in the order of a seed."""
         ...
 
+    @property
+    def control_values(self) -> Mapping[str, Any]:
+        """The hyper-parameters of the control that are not its defaults."""
+        ...
+
+    @property
+    def judging(self) -> str:
+        """What a control's result depends on beside its data, its student and the code, such as a sampler."""
+        ...
+
+    def as_control(self, found: Judged, /) -> Task:
+        """The task as the control of a method with this result runs it: it is sampled in as many steps."""
+        ...
+
     def accepts(self, model: nn.Module, /) -> bool:
         """Whether a model is of the kind that is trained here."""
         ...
@@ -73,7 +88,7 @@ class Task(Protocol):
         """What the teacher says of the test data, for :meth:`evaluate`; ``None`` without one. Computed once."""
         ...
 
-    def evaluate(self, model: nn.Module, targets: Any = None, /) -> Evaluation | TextEvaluation:
+    def evaluate(self, model: nn.Module, targets: Any = None, /) -> Judged:
         """Everything a report says about a model's predictions."""
         ...
 
@@ -81,7 +96,7 @@ class Task(Protocol):
         """The headline number alone, while the model trains."""
         ...
 
-    def judged_teacher(self) -> Evaluation | TextEvaluation | None:
+    def judged_teacher(self) -> Judged | None:
         """The teacher's evaluation, where there is a teacher that can be asked."""
         ...
 
@@ -101,7 +116,7 @@ class Task(Protocol):
         """The student in a folder, where the models are."""
         ...
 
-    def model_card(self, text: str, /) -> str:
+    def model_card(self, text: str, folder: Path, /) -> str:
         """The ``README.md`` of a student's folder, with what the run has to say."""
         ...
 

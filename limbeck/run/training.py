@@ -113,7 +113,7 @@ class Training:
         self.fits.append(which)
         total = steps if steps is not None else spec.steps
         assert total is not None and spec.eval_every is not None
-        begun, means, seconds, clock = False, _Means(), 0.0, time.perf_counter()
+        begun, learnt, means, seconds, clock = False, False, _Means(), 0.0, time.perf_counter()
         for record in iterate(
             method.to(self.task.device), data if data is not None else self.data, make_optimizer(spec), steps=total,
             lr=make_schedule(spec), clip=spec.clip, accumulate=spec.accumulate,
@@ -125,8 +125,10 @@ class Training:
                 begun = True
                 self.of.log.rewind(which, record.step)
                 seconds = sum(r["seconds"] for r in self.of.log.of(which)[-1:])
+                learnt = any("loss" in row["logs"] for row in self.of.log.of(which))
                 self.of.show.begin(f"seed {self.seed}  {self.arm}  {name}", record.step, total)
             means.add(record.logs)
+            learnt = learnt or "loss" in record.logs  # players may take steps before the student's first
             test = done % spec.eval_every == 0 or done == total
             if test or done % max(1, total // ROWS) == 0:
                 logs = means.take()  # waits for the device: before the clock is read
@@ -134,7 +136,7 @@ class Training:
                 row = {"step": done, "steps": total, "logs": logs, "seconds": round(seconds, 3)}
                 student = getattr(method, "student", None)
                 inner = unwrap(student) if isinstance(student, nn.Module) else None
-                if test and "loss" in logs and inner is not None and self.task.accepts(inner):
+                if test and learnt and inner is not None and self.task.accepts(inner):
                     row |= {self.task.metric.field: self.task.score(inner)}
                 self.of.log.write(which, row)
                 self._track(which, row)
@@ -162,12 +164,13 @@ class Training:
         for which in self.fits:
             since, total, count = 0, 0.0, 0
             for row in self.of.log.of(which):
-                total += row["logs"].get("loss", 0.0) * (row["step"] - since)
-                since, count = row["step"], count + row["step"] - since
+                steps_of_row = row["step"] - since if "loss" in row["logs"] else 0  # none were the student's
+                total += row["logs"].get("loss", 0.0) * steps_of_row
+                since, count = row["step"], count + steps_of_row
                 if field in row:
                     steps.append(before + row["step"])
                     scores.append(row[field])
-                    losses.append(total / count)
+                    losses.append(total / count if count else losses[-1] if losses else 0.0)
                     total, count = 0.0, 0
             before += since
         return Curve.model_validate({"steps": steps, "loss": losses, field: scores})

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from limbeck.run.charts import NAMES, TOTAL, gain_chart, stat_chart
+from limbeck.run.diffusion.view import generation
 from limbeck.run.language.view import language
 from limbeck.run.metric import Metric
-from limbeck.run.outcome import Arm, Gain, Outcome
+from limbeck.run.outcome import Arm, Gain, Outcome, SampleEvaluation
 from limbeck.run.plots import Line, curves, mean_line, pooled, reliability
 from limbeck.run.settings import broken, flat, run_file, shown
 from limbeck.run.vision.view import classes
@@ -36,6 +37,7 @@ VERDICTS = {
     "single": ("•", "One seed"),
     "control": ("•", "The control"),
 }
+LATENCY = {"word": "Time to write one word"}
 STATUS = {"ok": "✓", "warning": "!", "failed": "✕", "skipped": "–"}
 FIDELITY = {
     "paper": "Every equation is the source's.",
@@ -56,6 +58,7 @@ def view(outcome: Outcome) -> dict[str, object]:
         "gain_text": points(outcome.gain.mean, metric=outcome.metric),
         "metric": outcome.metric,
         "language": language(outcome),
+        "generation": generation(outcome),
         "facts": _facts(outcome),
         "alerts": [f for f in outcome.preflight if f.status in ("failed", "warning")],
         "figures": _figures(outcome),
@@ -94,12 +97,14 @@ def named(value: object) -> str:
 
 
 def _facts(o: Outcome) -> dict[str, str]:
-    held_out = o.distilled[0].evaluation.count
+    found = o.distilled[0].evaluation
+    held_out = found.against if isinstance(found, SampleEvaluation) else found.count
     facts = {
         "Teacher": named(o.spec.get("teacher")) or ("" if o.teacher is None else "in the run"),
         "Student": named(o.spec.get("student")),
         "Data": named(o.spec.get("data")),
-        "Judged on": f"{counted(held_out, f'held-out {o.metric.item}')}"
+        "Judged on": f"{counted(found.count, 'sample')} against " * isinstance(found, SampleEvaluation)
+        + f"{counted(held_out, f'held-out {o.metric.item}')}"
         + (f", {counted(len(o.classes), 'class')}" if o.classes else ""),
         "Trained for": f"{counted(steps(o), 'step')}, {counted(len(o.distilled), 'seed')}",
     }
@@ -110,11 +115,15 @@ def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
     """(label, value, note, kind)."""
     over = f"mean of {counted(len(o.distilled), 'seed')}" if len(o.distilled) > 1 else "one seed"
     metric = o.metric
-    found = [("Student", metric.show(score(o.distilled)), f"{metric.name}, {over}", "method")]
+    made = o.distilled[0].evaluation
+    steps = f" in {counted(made.nfe, 'step')}" if isinstance(made, SampleEvaluation) else ""
+    found = [("Student", metric.show(score(o.distilled)), f"{metric.name}{steps}, {over}", "method")]
     if not is_control(o):
-        found.append(("Control", metric.show(score(o.control)), "same student, same budget, no teacher", "control"))
+        what = f"same student, same budget{', as many steps' if steps else ''}, no teacher"
+        found.append(("Control", metric.show(score(o.control)), what, "control"))
     if o.teacher is not None:
-        what = f"{metric.name} on the same {'images' if o.classes else 'text'}"
+        what = f"{metric.name} on the same {metric.on}"
+        what = f"in {counted(o.teacher.nfe, 'step')}" if isinstance(o.teacher, SampleEvaluation) else what
         found.append(("Teacher", metric.show(o.teacher.score), what, "teacher"))
     small, large = o.student_cost, o.teacher_cost
     if large is None:
@@ -122,7 +131,7 @@ def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
         found.append(("Operations", quantity(small.flops), f"FLOPs for one {metric.item}", ""))
         found.append(("Latency", latency(small.latency_ms), f"for one {metric.item}, here", ""))
         return found
-    an = "an image" if o.classes else "a word"
+    an = "a word" if metric.item == "word" else "an image"
     sizes = f"{quantity(small.parameters)} of {quantity(large.parameters)} parameters"
     flops = f"{quantity(small.flops)} of {quantity(large.flops)} FLOPs {an}"
     times = f"{latency(small.latency_ms)} of {latency(large.latency_ms)} {an}, here"
@@ -200,14 +209,14 @@ def _closed(o: Outcome) -> float | None:
     if o.teacher is None or direction(o.gain) != "gain":
         return None
     gap = o.metric.gain(score(o.control), o.teacher.score)
-    least = 0.2 if o.metric.percent else 0.01
+    least = 0.2 if o.metric.percent else 0.01 if o.metric.highest is None and o.metric.digits > 2 else 0.1
     return o.metric.gain(score(o.control), score(o.distilled)) / gap if gap > least else None
 
 
 def _measures(o: Outcome, name: str) -> dict[str, Stat]:
     found: dict[str, Stat] = {}
     for kind, arms in (("control", [] if is_control(o) else o.control), ("method", o.distilled)):
-        stat = over_seeds([getattr(arm.evaluation, name) for arm in arms])
+        stat = over_seeds([getattr(arm.evaluation, name, None) for arm in arms])
         if stat is not None:
             found[kind] = stat
     return found
@@ -233,15 +242,21 @@ def _fidelity(o: Outcome) -> dict[str, object] | None:
     return {"words": words, "charts": charts}
 
 
-def _calibration(o: Outcome) -> dict[str, object]:
+def _calibration(o: Outcome) -> dict[str, object] | None:
+    """``None`` for models that predict no classes."""
+    if isinstance(o.distilled[0].evaluation, SampleEvaluation):
+        return None
     arms = {"control": [] if is_control(o) else o.control, "method": o.distilled}
-    bins = {kind: pooled([arm.evaluation.reliability for arm in held]) for kind, held in arms.items() if held}
+    bins = {
+        kind: pooled([getattr(arm.evaluation, "reliability", ()) for arm in held])
+        for kind, held in arms.items()
+        if held
+    }
     ece, nll = _measures(o, "ece"), _measures(o, "nll")
     words = f"The student's confidence is off by {percent(ece['method'].mean)} on average"
     words += f"; the control's by {percent(ece['control'].mean)}." if "control" in ece else "."
     rows = [(NAMES[kind], percent(ece[kind].mean), nats(nll[kind].mean)) for kind in bins]
-    if o.teacher is not None:
-        teacher = o.teacher
+    if (teacher := o.teacher) is not None and not isinstance(teacher, SampleEvaluation):
         rows.append(("Teacher", percent(teacher.ece), nats(teacher.nll)))
     title = "Reliability: how often a prediction is right, against how sure it was"
     table = [(NAMES[k], percent(c), percent(a), f"{n:,}") for k, held in bins.items() for c, a, n in held]
@@ -261,7 +276,7 @@ def _cost(o: Outcome) -> list[tuple[str, str, str, str]]:
     return [
         row("Parameters", "parameters", lambda v: f"{v:,}"),
         row(f"FLOPs for one {o.metric.item}", "flops", quantity),
-        row("Latency of one image" if o.classes else "Time to write one word", "latency_ms", latency),
+        row(LATENCY.get(o.metric.item, "Latency of one image"), "latency_ms", latency),
         row("Memory of the weights", "memory_mb", lambda v: quantity(1e6 * v) + "B"),
         *read,
     ]

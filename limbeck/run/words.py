@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from limbeck.run.metric import ACCURACY, Metric
-from limbeck.run.outcome import Gain, Outcome, interval
+from limbeck.run.metric import ACCURACY, BITS, Metric
+from limbeck.run.outcome import Gain, Outcome, SampleEvaluation, interval
 
 __all__ = ["Stat", "direction", "over_seeds", "percent", "points", "quantity", "sentence", "share"]
 
@@ -126,14 +126,14 @@ def sentence(outcome: Outcome) -> str:
     gain, seeds, metric = outcome.gain, f"({counted(len(outcome.gain.per_seed), 'seed')})", outcome.metric
     reached = fmean(arm.evaluation.score for arm in outcome.distilled)
     if is_control(outcome):
-        said = f"reached {percent(reached)}" if metric.percent else f"needs {metric.show(reached)} bits a byte"
+        said = f"reached {percent(reached)}" if metric.percent else _level(outcome, reached)
         return f"The student {said} {seeds}. Nothing was distilled: this run is the control."
     cost = ""
     if outcome.teacher_cost is not None and outcome.teacher_cost.flops > 0:
         cost = f", at {share(outcome.student_cost.flops, outcome.teacher_cost.flops)} of the teacher's cost"
         cost = cost.replace(" times of", " times")
     if not metric.percent:
-        return _bits(outcome, reached, seeds, cost)
+        return _lower(outcome, reached, seeds, cost)
     lost = gain.mean < 0
     said = f"{'lost' if lost else 'gained'} {points(gain.mean, sign=False)} points"
     against = f"{'against' if lost else 'over'} {without(outcome)}"
@@ -153,17 +153,28 @@ def sentence(outcome: Outcome) -> str:
             return f"The student lost {_plain(span(_turned(gain), sign=False))} {against} {seeds}{cost}."
 
 
-def _bits(outcome: Outcome, reached: float, seeds: str, cost: str) -> str:
-    """The sentence of a language model: less is better."""
+def _level(outcome: Outcome, reached: float) -> str:
+    """Where the student is, by a number that is better when it is less."""
+    metric = outcome.metric
+    if metric is BITS:
+        return f"needs {metric.show(reached)} bits a byte"
+    found = outcome.distilled[0].evaluation
+    steps = f" in {counted(found.nfe, 'step')}" if isinstance(found, SampleEvaluation) else ""
+    return f"makes images{steps} at a {metric.name} of {metric.show(reached)}"
+
+
+def _lower(outcome: Outcome, reached: float, seeds: str, cost: str) -> str:
+    """The sentence of a language model, or of a generative one: less is better."""
     gain, metric = outcome.gain, outcome.metric
-    begun = f"The student needs {metric.show(reached)} bits a byte"
-    word, size = ("more", _turned(gain)) if gain.mean < 0 else ("fewer", gain)
+    begun = f"The student {_level(outcome, reached)}"
+    word, size = ("more", _turned(gain)) if gain.mean < 0 else (metric.less, gain)
     match direction(gain):
         case "single":
-            said = f"{points(gain.mean, sign=False, metric=metric)} {word} than" if gain.mean else "as many as"
+            same = "as many as" if metric is BITS else "the same as"
+            said = f"{points(gain.mean, sign=False, metric=metric)} {word} than" if gain.mean else same
             return f"{begun}, {said} {without(outcome)}, in one seed{cost}. One seed cannot tell a gain from chance."
         case "unclear":
-            fewer = f"{span(gain, metric=metric)} fewer {seeds}{cost}. "
+            fewer = f"{span(gain, metric=metric)} {metric.less} {seeds}{cost}. "
             said = f"{begun}; no clear difference to {without(outcome)}: {fewer}"
             return said + "The 95 % interval includes 0."
         case "gain" | "loss":

@@ -302,4 +302,4 @@ def test_two_processes_are_one(settings: Settings, tmp_path: Path) -> None:
     assert two.distilled[0].curve.steps == one.distilled[0].curve.steps
     assert two.distilled[0].curve.loss == pytest.approx(one.distilled[0].curve.loss, rel=1e-4)
     rows = Log(tmp_path / "two" / "metrics.jsonl").rows
-    assert [(row["arm"], row["step"]) for row in rows] == [(arm, s) for arm in ("control", "kd") for s in range(1, 21)]
+    assert [(row["arm"], row["step"]) for row in rows] == [(arm, s) for arm in ("kd", "control") for s in range(1, 21)]

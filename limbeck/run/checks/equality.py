@@ -77,7 +77,7 @@ def _sizes(fit: Fit, terms: Sequence[str]) -> dict[str, tuple[Size, Size]]:
     student.eval()
     for clock in (CLOCKS[1], CLOCKS[2], CLOCKS[0]):
         left = [term for term in terms if term not in found]
-        with _disturbed(student):
+        with _disturbed([p for p in fit.method.parameters() if p.requires_grad]):
             moved = {k: size for k, size in _measure(fit, student, clock, left).items() if size.gradient > FLOOR}
         if moved:
             same = _measure(fit, student, clock, list(moved))
@@ -86,24 +86,29 @@ def _sizes(fit: Fit, terms: Sequence[str]) -> dict[str, tuple[Size, Size]]:
 
 
 @contextmanager
-def _disturbed(student: nn.Module) -> Generator[None]:
-    """The student with noise on its parameters; afterwards they are as they were."""
-    kept, draws = [p.detach().clone() for p in student.parameters()], torch.Generator().manual_seed(0)
+def _disturbed(parameters: Sequence[nn.Parameter]) -> Generator[None]:
+    """Noise on the student, and on what is trained beside it, such as a critic; afterwards they are as they were."""
+    kept, draws = [p.detach().clone() for p in parameters], torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for p in student.parameters():
+        for p in parameters:
             p += DISTURBED * p.abs().mean() * torch.randn(p.shape, generator=draws).to(p)
     yield
     with torch.no_grad():
-        for p, before in zip(student.parameters(), kept, strict=True):
+        for p, before in zip(parameters, kept, strict=True):
             p.copy_(before)
 
 
 def _measure(fit: Fit, student: nn.Module, clock: Clock, terms: Sequence[str]) -> dict[str, Size]:
     found, parameters = dict[str, Size](), list(student.parameters())
     with same_draws():
-        for update in updates(fit.method, fit.batch._replace(view=None), clock) if terms else ():
+        for update in updates(fit.method, _one_view(fit.batch), clock) if terms else ():
             for name in [name for name in terms if name in update.terms]:
                 term = update.terms[name]
                 squares = [float(g.double().square().sum()) for g in gradients(term, parameters) if g is not None]
                 found[name] = Size(abs(float(term.detach())), sum(squares) ** 0.5)
     return found
+
+
+def _one_view(batch: Any) -> Any:
+    """The batch with the student's view for both, where there could be two."""
+    return batch._replace(view=None) if "view" in batch._fields else batch

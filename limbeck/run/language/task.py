@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ from limbeck.run.checks.said import Said
 from limbeck.run.language.cost import lm_cost
 from limbeck.run.language.evaluation import Targets, bits_per_byte, count, evaluate, signals
 from limbeck.run.metric import BITS, Metric
-from limbeck.run.outcome import Cost, TextEvaluation
+from limbeck.run.outcome import Cost, Judged, TextEvaluation
 from limbeck.run.settle import absolute, named, settled
 from limbeck.run.spec import RunSpec
 
@@ -90,6 +90,17 @@ class TextTask:
         size = self.spec.batch or BATCH
         return TokenBatches(self.train, size, seed=seed, drop_last=len(self.train) >= size, view=self.view)
 
+    @property
+    def control_values(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def judging(self) -> str:
+        return ""
+
+    def as_control(self, found: Judged) -> Self:
+        return self
+
     def accepts(self, model: nn.Module) -> bool:
         return isinstance(model, CausalLM)
 
@@ -146,7 +157,7 @@ class TextTask:
     def load(self, folder: Path) -> CausalLM:
         return load_causal_lm(str(folder)).to(self.device)
 
-    def model_card(self, text: str) -> str:
+    def model_card(self, text: str, folder: Path) -> str:
         return LM_CARD.format(text=text)
 
     def bench(self, card: Card, values: Mapping[str, Any]) -> Any:

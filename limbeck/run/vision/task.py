@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from limbeck.models.load import CARD, load_classifier, save_classifier
 from limbeck.run.checks.said import Said
 from limbeck.run.cost import cost
 from limbeck.run.metric import ACCURACY, Metric
-from limbeck.run.outcome import Cost, Evaluation
+from limbeck.run.outcome import Cost, Evaluation, Judged
 from limbeck.run.settle import named, settled
 from limbeck.run.spec import RunSpec
 from limbeck.run.vision.evaluation import evaluate, log_probabilities
@@ -86,6 +86,17 @@ class ImageTask:
     def data(self) -> Mapping[str, str]:
         return {"train": self.train.fingerprint, "test": self.test.fingerprint}
 
+    @property
+    def control_values(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def judging(self) -> str:
+        return ""
+
+    def as_control(self, found: Judged) -> Self:
+        return self
+
     def accepts(self, model: nn.Module) -> bool:
         return isinstance(model, Classifier)
 
@@ -119,7 +130,7 @@ class ImageTask:
     def load(self, folder: Path) -> Classifier:
         return load_classifier(str(folder)).to(self.device)
 
-    def model_card(self, text: str) -> str:
+    def model_card(self, text: str, folder: Path) -> str:
         return CARD.format(text=text, shape="x".join(map(str, self.train.shape)), count=len(self.classes))
 
     def bench(self, card: Card, values: Mapping[str, Any]) -> Any:

@@ -34,6 +34,8 @@ def classes(o: Outcome) -> dict[str, object] | None:
         return None
     held = [[arm.evaluation for arm in arms if isinstance(arm.evaluation, Evaluation)]
             for arms in (o.control, o.distilled)]  # fmt: skip
+    if not held[1]:
+        return None
     counts = held[1][0].per_class_count
     control, method = ([fmean(v) for v in zip(*(found.per_class for found in arm), strict=True)] for arm in held)
     known = [i for i, count in enumerate(counts) if count > 0]
