@@ -17,7 +17,7 @@ In denoised samples, with d = y_fake - y_real, u = (alpha / sigma^2) d, and over
     l = (y_real - y_fake)^T (y_fake - x)
 
 Reverse KL is SiD at alpha 1 (SIM with a squared distance); forward KL, h = r, has no second part. r = exp D(x_t), from
-a head on the fake score's inner features, is taken as given and set to mean 1 in a batch.
+a head on the fake score's inner features, is taken as given, and all parts are divided by the batch's mean of h.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class UniInstruct(Method):
     """Share of the run in which only the fake score and the head learn. Assumed; released: 100k images."""
     plain_until: Fraction = 0.1
     """Share of the run until which all weights are those of the reverse KL. Assumed; released: 200k images."""
-    least: Positive = 0.1
-    """Smallest density ratio. Assumed."""
+    least: Positive = 1e-3
+    """Smallest density ratio. Assumed; raised, the second part no longer dies off where the teacher never is."""
     most: Positive = 20.0
     """Largest density ratio. Assumed."""
 
@@ -127,7 +127,7 @@ class UniInstruct(Method):
             logits = logits_of(self.head, self.critic, x_t, t, y)
         r = density_ratio(logits, self.least, self.most)
         divergence = "reverse_kl" if clock.fraction < self.plain_until else self.divergence
-        terms = {"divergence": self.unified(x, x_t, t, y, r / r.mean(), divergence=divergence).mean()}
+        terms = {"divergence": self.unified(x, x_t, t, y, r, divergence=divergence).mean()}
         if self.gan > 0:
             terms["gan"] = self.gan * nonsaturating(logits, real=True).mean()
         yield Update(terms)
@@ -142,7 +142,7 @@ class UniInstruct(Method):
         return self.teacher.path.noised(x, torch.randn_like(x), t), t
 
     def unified(self, x: Tensor, x_t: Tensor, t: Tensor, y: Tensor, r: Tensor, *, divergence: Divergence) -> Tensor:
-        """Half the gradient of ``h(r) ||y_fake - y_real||^2`` as a loss a sample, (B,), over its normaliser."""
+        """Half the gradient of ``h(r) ||y_fake - y_real||^2`` as a loss a sample, (B,), over its normalisers."""
         with still(self.critic):
             real, fake = self.teacher(x_t, t, y).x0, self.critic(x_t, t, y).x0
         w, path = weights(divergence, r), self.teacher.path
@@ -151,4 +151,4 @@ class UniInstruct(Method):
         loss = w.h * fisher(x, real, fake) + w.curvature * snr * squared.detach() * along(fake - real, x) / 2
         if self.sampling:
             loss = loss + (w.h - w.slope) * squared / 2
-        return loss / distance(x, real, 1e-5).flatten()
+        return loss / w.h.mean() / distance(x, real, 1e-5).flatten()
