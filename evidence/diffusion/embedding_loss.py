@@ -25,7 +25,9 @@ def evidence(seed: int, data: Path | None = None) -> Result:
 
     def arm(embedding: float, host: float = 1.0) -> float:
         torch.manual_seed(seed + 1)
-        method = EmbeddingLoss(trainable(teacher), teacher, embedding=embedding, host=host, ratio=RATIO if host else 1)
+        method = EmbeddingLoss(
+            trainable(teacher), teacher, embedding=embedding, host=host, kernel="gaussian", ratio=RATIO if host else 1
+        )
         train(method, batches(real, seed, BATCH), STEPS if host else STEPS // RATIO, lr=5e-4)
         return fid(method.student, eye, real, seed)
 

@@ -1,7 +1,7 @@
 """Networks that were never trained: their features tell samples apart well enough to compare two sets of them.
 
-For images (C, H, W) convolutions with group norm, each level at half the size; for anything else a perceptron of the
-flattened sample.
+For images (C, H, W) convolutions, at half the size from level to level as long as four pixels are left; for anything
+else a perceptron of the flattened sample. Without normalisation: what differs between samples is not divided away.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ class RandomFeatures(nn.Module):
             inputs = shape[0]
             for k in range(levels):
                 outputs = width * 2**k
-                stride = 2 if min(shape[1:]) >= 2 ** (k + 1) else 1
-                made.append(
-                    nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(1, outputs), nn.LeakyReLU(0.2))
-                )
+                stride = 2 if min(shape[1:]) >= 2 ** (k + 2) else 1
+                made.append(nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.LeakyReLU(0.2)))
                 inputs = outputs
         else:
             inputs = math.prod(shape)
@@ -48,12 +46,12 @@ class RandomFeatures(nn.Module):
 
     @torch.no_grad()
     def redraw(self) -> None:
-        """New weights, of variance 2 / fan-in, and biases, standard normal."""
+        """New weights, of variance 2 / fan-in; the perceptron's biases are standard normal, so that units differ."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-                assert module.bias is not None
-                nn.init.normal_(module.bias)
+                if module.bias is not None:
+                    nn.init.normal_(module.bias)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         found: list[Tensor] = []

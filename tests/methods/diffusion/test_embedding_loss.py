@@ -51,7 +51,7 @@ def test_a_fresh_network_every_step_of_the_generator_and_none_is_learnt() -> Non
     learning = {id(p) for ps in method.players().values() for p in ps}
     assert not learning & {id(p) for p in method.psi.parameters()}
     assert [f.shape[1:] for f in RandomFeatures((1, 8, 8), 4)(torch.randn(2, 1, 8, 8))] == [
-        (4, 4, 4), (8, 2, 2), (16, 1, 1)
+        (4, 4, 4), (8, 2, 2), (16, 2, 2)
     ]  # fmt: skip
 
 
