@@ -88,6 +88,8 @@ class HyperSD(Method):
     """Weight lambda of the adversarial term, divided by k; 0 leaves the discriminator out. Assumed."""
     margin: float = 1.0
     """Reward m from which on nothing is asked for."""
+    ratio: Count = 5
+    """Steps of the score's critic to one of the student; assumed, as for improved distribution matching."""
     later: Fraction = 0.25
     """Length of a later stage, as a share of the first; assumed."""
     times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
@@ -135,7 +137,10 @@ class HyperSD(Method):
                 yield Update({"hinge": (hinge(fake, real=False) + hinge(real, real=True)).mean()}, "critic")
             case "score":
                 assert self.critic is not None
-                yield Update({"fake": denoising(self.critic, x, uniform_times(x), batch.y).mean()}, "critic")
+                for _ in range(self.ratio):
+                    with torch.no_grad():
+                        x = produce(self.student, torch.randn_like(batch.x), batch.y, self.times[0])
+                    yield Update({"fake": denoising(self.critic, x, uniform_times(x), batch.y).mean()}, "critic")
 
     def jump(self, batch: Samples, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """The student's jump and its goal, (B, ...), and the times (B,) at which both are."""
