@@ -14,10 +14,10 @@ from limbeck.models.sampling import Ode
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "Two hundred updates of a sampler of five steps, by the discrepancy of one network's features, lower its Frechet "
+    "A hundred and fifty updates of a sampler of five steps, by the discrepancy of one network's features, lower its Frechet "
     "distance to the data by at least two fifths in the features of another network."
 )
-STEPS = 200
+STEPS = 150
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
