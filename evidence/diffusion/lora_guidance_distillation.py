@@ -17,7 +17,7 @@ CLAIM = (
     "With adapters that learnt what guidance says, one call a step covers at least nine tenths of the Frechet distance "
     "between the samples of one unguided call and those of two guided calls a step."
 )
-SCALE, STEPS, BUDGET = 3.0, 20, 500
+SCALE, STEPS, BUDGET = 3.0, 20, 700
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
@@ -26,7 +26,7 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     torch.manual_seed(seed)
     student = distilled(
         LoRAGuidanceDistillation, lambda: teacher, teacher, batches(real, seed, 128), BUDGET, 2e-3,
-        guidance=SCALE, rank=8,
+        guidance=SCALE, rank=16,
     )  # fmt: skip
     noise, y = teacher.noise(2000, torch.Generator().manual_seed(seed)), torch.arange(2000) % len(teacher.classes)
 
@@ -54,6 +54,6 @@ def evidence(seed: int, data: Path | None = None) -> Result:
 def _share(teacher: object) -> float:
     from limbeck.models.low_rank import adapted
 
-    model = adapted(teacher, 8)  # type: ignore[arg-type]
+    model = adapted(teacher, 16)  # type: ignore[arg-type]
     learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return 100.0 * learnt / sum(p.numel() for p in model.parameters())
