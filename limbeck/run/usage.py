@@ -24,7 +24,8 @@ EXAMPLES = {
   limbeck run kd --help                                               with the flags of that method""",
     "resume": "  limbeck resume runs/kd",
     "preflight": "  limbeck preflight kd --teacher runs/big/student --student cnn-8-16 --data digits",
-    "capture": "  limbeck capture --teacher HuggingFaceTB/SmolLM2-135M --data train.txt,test.txt --out store\n"
+    "capture": "  limbeck capture --teacher HuggingFaceTB/SmolLM2-135M --data train.txt,test.txt --no-pack --out store"
+    "\n"
     "  limbeck run gkd --teacher store:store --student layers-10@HuggingFaceTB/SmolLM2-135M --data train.txt,test.txt",
     "methods": "  limbeck methods\n  limbeck methods --grep ensemble\n  limbeck methods --family classification --json",
     "show": "  limbeck show kd",

@@ -57,4 +57,5 @@ def capture_command(given: Mapping[str, Any]) -> str:
     found = describe(given["out"])
     size = f"{found.bytes / 1e6:,.1f} MB, {found.bytes_per_token:,.1f} bytes a token"
     used = f"limbeck run METHOD --teacher store:{given['out']} --data {spec.data} --context {made.context}"
+    used += " --pack yes" if made.pack else " --no-pack"  # methods differ in what they do unasked
     return f"{found.rows:,} rows, {found.tokens:,} tokens: {size}\nuse it with: {used} ..."
