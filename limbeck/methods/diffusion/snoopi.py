@@ -55,7 +55,8 @@ CARD = Card(
     stationary=("vsd",),
     fidelity="reconstruction",
     notes="The range of the guidance, the weight w(t) = sigma_t^2, a draw a sample rather than a batch and the share "
-    "of labels left out are assumed; there is no released code. The two players want learning rates of their own, the "
+    "of labels left out are assumed; there is no released code. The gradient is linear in kappa: in expectation it is "
+    "the middle scale's, and what the draw adds is spread. The two players want learning rates of their own, the "
     "adapters' the higher. The student begins as the teacher.",
 )
 

@@ -28,6 +28,19 @@ def test_both_sides_are_guided_by_the_same_draw() -> None:
     assert torch.allclose(slope * 64, t[:, None] ** 2 * (sides[0] - sides[1]), atol=1e-4)
 
 
+def test_the_gradient_is_linear_in_the_guidance() -> None:
+    """Hence in expectation over kappa it is the middle's: what the draw adds is spread."""
+    torch.manual_seed(0)
+    mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), 0.5, labels=torch.tensor([0, 1]))
+    method = Snoopi(mlp(16, 2, classes=2), exact(mixture))
+    x, y, slopes = torch.randn(32, 2, requires_grad=True), torch.arange(32) % 2, list[torch.Tensor]()
+    for kappa in (1.5, 7.5, 4.5):
+        torch.manual_seed(1)
+        slopes.append(torch.autograd.grad(method.matching(x, y, torch.full((32,), kappa)), x)[0])
+    low, high, middle = slopes
+    assert torch.allclose((low + high) / 2, middle, atol=1e-6) and not torch.allclose(low, high, atol=1e-3)
+
+
 def test_guidance_is_drawn_a_sample_within_its_range() -> None:
     world = diffusion_world()
     method = Snoopi(world.student(), world.teachers[0], lowest=2.0, highest=3.0)
