@@ -84,9 +84,9 @@ class ImagineFlash(Method):
     _: KW_ONLY
     times: tuple[float, ...] = (1.0, 2 / 3, 1 / 3)
     """The student's steps, falling. Paper: three."""
-    near: Fraction = 0.1
+    near: Fraction = 0.2
     """gamma of the last step's time: how far its samples are noised for the teacher."""
-    far: Fraction = 0.98
+    far: Fraction = 0.8
     """gamma of the first step's time."""
     teacher_steps: Count = 4
     """Steps of DPM-Solver++ in which the teacher reconstructs."""

@@ -51,7 +51,9 @@ def test_the_target_is_the_teachers_sample_and_late_steps_keep_what_was_there() 
     """From far the teacher's own distribution comes back, N(m, s^2), from near the sample nearly as it was."""
     torch.manual_seed(0)
     teacher = exact(GaussianMixture(torch.tensor([[2.0, 0.0]]), 0.5, path=VP()))
-    method = ImagineFlash(mlp(8, 2, path=VP(), prediction="eps"), mlp(8, 2, path=VP()), near=0.05, teacher_steps=16)
+    method = ImagineFlash(
+        mlp(8, 2, path=VP(), prediction="eps"), mlp(8, 2, path=VP()), near=0.05, far=0.98, teacher_steps=16
+    )
     method.teacher, method.guided = teacher, teacher
     assert [method.shifted(k) for k in range(3)] == pytest.approx([0.98, 0.515, 0.05])
     x, y = torch.tensor([-1.0, 1.0]).expand(2000, 2), torch.full((2000,), -1)
