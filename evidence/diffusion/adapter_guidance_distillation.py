@@ -21,8 +21,7 @@ from limbeck.run.evidence import Result
 
 CLAIM = (
     "Adapters trained on guided trajectories say what guidance at a scale of five says, in the states that guidance "
-    "leads "
-    "to, with at most 0.87 of the error of adapters trained on noised data."
+    "leads to, with at most 0.87 of the error of adapters trained on noised data."
 )
 SCALE, STEPS, BUDGET, HIDDEN = 5.0, 25, 600, 96
 

@@ -17,8 +17,8 @@ from limbeck.run.evidence import Result
 
 CLAIM = (
     "Sending the two fifths of a student's samples that score lowest to the teacher closes more of the distance "
-    "between "
-    "student and teacher, in the share of samples near a mode of their class, than sending two fifths at random."
+    "between student and teacher, in the share of samples near a mode of their class, than sending two fifths at "
+    "random."
 )
 TIMES, DISTIL, PERCENT = (1.0, 0.5), 200, 40.0
 

@@ -44,8 +44,8 @@ CARD = Card(
     signal="features",
     loop="pipeline",
     notes="The additive adapter, the default of the paper; both weight and bias of its last layer begin at zero, "
-    "which the "
-    "released code's flag leaves undone. The scale is told divided by its largest value, not times a thousand.",
+    "which the released code's flag leaves undone. The scale is told divided by its largest value, not times a "
+    "thousand.",
 )
 
 

@@ -47,10 +47,8 @@ CARD = Card(
     signal="features",
     loop="training_free",
     notes="The student is given already distilled. The estimator is a function of your own; without one it is the "
-    "teacher's "
-    "evidence for the label, where the paper has ImageReward. Do not judge with the estimator that routes. The "
-    "generator is "
-    "passed to the teacher, which the released code forgets.",
+    "teacher's evidence for the label, where the paper has ImageReward. Do not judge with the estimator that routes. "
+    "The generator is passed to the teacher, which the released code forgets.",
 )
 
 Percent = Annotated[float, Interval(ge=0, le=100)]

@@ -14,10 +14,9 @@ whatever the numbers t, t', s, s' at the steps (and half steps), which are learn
 by the local ones from exact states, each times the Lipschitz constants of the steps that follow,
 
     L = E sum_i M_i ||x(t_i) - step_{i-1}(x(t_{i-1}))||,       M_i = prod_{j >= i} L_j
-    x(t_i) = x(sg t_i) + u(x(sg t_i), sg t_i) (t_i - sg t_i)                     so that times learn without a
-    solver's gradient
+    x(t_i) = x(sg t_i) + u(x(sg t_i), sg t_i) (t_i - sg t_i)
 
-Here r = 0 is noise (t = 1) and r = 1 data (t = 0), hence t' < 0.
+so that times learn without a solver's gradient. Here r = 0 is noise (t = 1) and r = 1 data (t = 0), hence t' < 0.
 """
 
 from __future__ import annotations

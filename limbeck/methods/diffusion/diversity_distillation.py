@@ -46,8 +46,7 @@ CARD = Card(
     signal="features",
     loop="training_free",
     notes="The student is given already distilled. The state is handed over at the time of the base's grid that is "
-    "nearest "
-    "to the student's, on the student's own scale of data and noise. A guided step counts as two evaluations.",
+    "nearest to the student's, on the student's own scale of data and noise. A guided step counts as two evaluations.",
 )
 
 

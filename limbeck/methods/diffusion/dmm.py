@@ -46,10 +46,9 @@ CARD = Card(
     data="labelled",
     signal="features",
     notes="The released code drops captions for teacher and student apart, so that about 18 % of the pairs see "
-    "different "
-    "ones; here one draw is shared. It ties a teacher to a process; here the batch is dealt out to the teachers. "
-    "Features "
-    "are compared in the middle block, through a projector where the widths differ; the paper compares nine maps.",
+    "different ones; here one draw is shared. It ties a teacher to a process; here the batch is dealt out to the "
+    "teachers. Features are compared in the middle block, through a projector where the widths differ; the paper "
+    "compares nine maps.",
 )
 
 

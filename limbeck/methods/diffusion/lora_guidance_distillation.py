@@ -43,8 +43,8 @@ CARD = Card(
     signal="features",
     fidelity="reconstruction",
     notes="The loss is the standard one of guidance distillation; scale, rank and learning rate are assumed, and so "
-    "is the "
-    "told scale. Adapters go on every linear and convolution layer; the paper's go on the attention's projections.",
+    "is the told scale. Adapters go on every linear and convolution layer; the paper's go on the attention's "
+    "projections.",
 )
 
 

@@ -2,18 +2,16 @@
 https://arxiv.org/abs/2410.03190
 
 A few-step generator is tuned to a preference without distilling it again, only at the K times its sampler visits,
-against itself as it was (the teacher). Its re-noising sampler has Gaussian steps x_s ~ N(alpha_s x0_theta(x_t),
-sigma_s^2 I), so
+against itself as it was (the teacher). The steps of its re-noising sampler are Gaussian, N(alpha_s x0(x_t), sigma_s^2),
+and the sample with the higher reward of two wins, at every stochastic step of the two runs:
 
-    r^i      = clip(p_theta(x_s^i | x_t^i) / p_ref(x_s^i | x_t^i), 1 - eps, 1 + eps)        i in {w, l}, log p a
-    mean over pixels L_online = -log sigmoid(beta log r^w - beta log r^l)                                 for every
-    stochastic step of two runs
+    r^i       = clip(p_theta(x_s^i | x_t^i) / p_ref(x_s^i | x_t^i), 1 - eps, 1 + eps),    i in {w, l}
+    L_online  = -log sigmoid(beta log r^w - beta log r^l)                      log p is a mean over pixels
 
-where the run with the higher reward wins. Offline, the winner is a sample of the data, the loser one of the
-generator's own,
+Offline the winner is a sample of the data, the loser one of the generator's own, at one of the K times t:
 
-    e(x)      = mean ||x0_theta(alpha_t x + sigma_t eps, t, c) - x||^2                                 t one of the
-    K times L_offline = -log sigmoid(beta ((e_ref(x_w) - e_ref(x_l)) - (e_theta(x_w) - e_theta(x_l))))
+    e(x)      = mean ||x0_theta(alpha_t x + sigma_t eps, t, c) - x||^2
+    L_offline = -log sigmoid(beta ((e_ref(x_w) - e_ref(x_l)) - (e_theta(x_w) - e_theta(x_l))))
 """
 
 from __future__ import annotations
@@ -52,11 +50,9 @@ CARD = Card(
     data="unlabelled",
     signal="probabilities",
     loop="on_policy",
-    notes="The teacher is the generator before tuning, and the student begins as its copy. Every weight is tuned; "
-    "the paper "
-    "tunes adapters of rank 32. The reward is a function of your own; without one it is the teacher's evidence for "
-    "the label. "
-    "The third variant, of DreamBooth, is left out. Rows without a label are tuned without one.",
+    notes="The teacher is the generator before tuning, and the student begins as its copy. Every weight is tuned; the "
+    "paper tunes adapters of rank 32. The reward is a function of your own; without one it is the teacher's evidence "
+    "for the label. The third variant, of DreamBooth, is left out. Rows without a label are tuned without one.",
 )
 
 
