@@ -4,8 +4,8 @@ https://arxiv.org/abs/2503.07274
 Small adapters on a frozen network make one call say what guidance says in two, for a scale w that is an input. They
 learn on the guided model's own trajectories, because those, not noised data, are the states that will be seen:
 
-    eps_w(x, t, c) = eps(x, t, 0) + w (eps(x, t, c) - eps(x, t, 0))           stored along guided trajectories, w ~
-    U(1, 6) h_out          = Block(h) + MLP(E_w(w) + E_t(t) + E_c(c))                 broadcast over the tokens
+    eps_w(x, t, c) = eps(x, t, 0) + w (eps(x, t, c) - eps(x, t, 0))           along guided trajectories, w ~ U(1, 6)
+    h_out          = Block(h) + MLP(E_w(w) + E_t(t) + E_c(c))                 broadcast over the tokens
     L              = E ||eps_{theta, psi}(x_t, t, c, w) - eps_w||^2           the base theta is frozen, psi learns
 """
 

@@ -6,10 +6,8 @@ draws first,
 
     x_S = G_student(z, c),       s = r(c, x_S),       tau = percentile_k of r on the student's own samples
     s >= tau:   x = x_S
-    else        x = ODE_teacher(alpha x_S + sigma eps; from `rollback` to 0, guidance w)
-    refinement
-         or     x = ODE_teacher(fresh noise; from 1 to 0, guidance w)
-         regeneration
+    else        x = ODE_teacher(alpha x_S + sigma eps; from `rollback` to 0, guidance w)          refinement
+         or     x = ODE_teacher(fresh noise; from 1 to 0, guidance w)                             regeneration
 
 so that k per cent go to the teacher and the mean cost is N_S + k/100 (2 N_T) evaluations.
 """
