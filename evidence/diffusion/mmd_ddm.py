@@ -14,8 +14,8 @@ from limbeck.models.sampling import Ode
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "A hundred and fifty updates of a sampler of five steps, by the discrepancy of one network's features, lower its Frechet "
-    "distance to the data by at least two fifths in the features of another network."
+    "A hundred and fifty updates of a sampler of five steps, by the discrepancy of one network's features, lower its "
+    "Frechet distance to the data by at least two fifths in the features of another network."
 )
 STEPS = 150
 
