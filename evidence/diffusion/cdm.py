@@ -45,7 +45,7 @@ def evidence(seed: int, data: Path | None = None) -> Result:
         return swd(model, mixture, seed, FewStep(tuple(1 - k / count for k in range(count)), gamma))[0]
 
     def trained(method: Method) -> Denoiser:
-        train(method, batches(real, seed, 256), STEPS, lr=5e-4)
+        train(method, batches(real, seed, 256), STEPS, lr=1e-3)
         return method.student  # type: ignore[return-value]
 
     torch.manual_seed(seed + 1)
