@@ -9,9 +9,10 @@ The flow teacher is read on the circle, x_t = cos t x0 + sin t z with z ~ N(0, s
 
 and beside it a discriminator of noised samples, heads on the frozen teacher's features (LADD):
 
-    L_G   = L_sCM - lambda E D(cos t_D x + sin t_D z),    x = cos t x_t - sin t s_d F_theta,    t = pi / 2 with
-    probability p L_D   = 1/2 (E relu(1 - D(real)) + E relu(1 + D(fake)))
+    L_G   = L_sCM - lambda E D(cos t_D x + sin t_D z),    x = cos t x_t - sin t s_d F_theta
+    L_D   = 1/2 (E relu(1 - D(real)) + E relu(1 + D(fake)))
 
+x is made at t = pi / 2 with probability p.
 g is the tangent of the consistency function turned into F's units; at r = 0 it only regresses on the teacher.
 """
 

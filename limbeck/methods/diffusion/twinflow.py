@@ -8,11 +8,11 @@ guidance:
 
     v     <- v + w (F_ema(x_t, t, t, y) - F_ema(x_t, t, t, null))
     F_tgt = F - clamp([(t - r) F - I] / e - v, -1, 1),    I = the way of N steps of F_ema from x_t - e v at t - e to r
-    L_any = E [(tan((1 - (t - r)) pi / 2.5) + 1) rho(F, sg F_tgt)]                              a finite MeanFlow
-    identity L_adv = E rho(F_twin(x_t, t, t), z - x_hat)                           the twin learns the velocity of
-    the fake samples L_rec = w_r E rho(F, sg(F - clamp(F_twin(x_t', t', t') - F(x_t', t', t'), -1, 1)))    at t = 1,
-    r = 0;  x_t' from x_hat
+    L_any = E [(tan((1 - (t - r)) pi / 2.5) + 1) rho(F, sg F_tgt)]                a finite MeanFlow identity
+    L_adv = E rho(F_twin(x_t, t, t), z - x_hat)                                   the twin learns the fakes' velocity
+    L_rec = w_r E rho(F, sg(F - clamp(F_twin(x_t', t', t') - F(x_t', t', t'), -1, 1)))    at t = 1, r = 0
 
+where x_t' is x_hat, noised again.
 rho is the square, weighed a sample as Barron's loss. No teacher, no discriminator, no further network.
 """
 
