@@ -297,9 +297,12 @@ def _revived(known: Mapping[str, type], facts: Mapping[str, Any]) -> Any:
     if not colon or home.split(".")[0] != "limbeck":
         raise ValueError(f"{name!r} is not known")
     cls = getattr(importlib.import_module(home), inner)
-    if not (isinstance(cls, type) and (hasattr(cls, "nfe") or "nfe" in getattr(cls, "__dataclass_fields__", {}))):
+    if not isinstance(cls, type) or not (is_dataclass(cls) or issubclass(cls, nn.Module)):
         raise ValueError(f"{name!r} is no sampler")
-    return cls(**given)
+    made = cls(**given)
+    if not hasattr(made, "nfe"):
+        raise ValueError(f"{name!r} is no sampler")
+    return made
 
 
 def _tupled(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card, method_class
 from limbeck.core.checkpoint import restore_rng, rng_state
+from limbeck.core.fit import _to
 from limbeck.core.method import Clock, Method, Setting, Update
 from limbeck.run.task import Task
 
@@ -96,7 +97,7 @@ class Bench:
         def look(method: Method, *, data: Iterable[Any] | None = None, **_: Any) -> None:
             if isinstance(method, own):
                 batch = next(iter(data if data is not None else self.data))
-                found.append(Fit(method.to(device), batch.to(device)))
+                found.append(Fit(method.to(device), _to(batch, device)))
             if len(found) == FITS:
                 raise _Enough
 

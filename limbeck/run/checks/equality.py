@@ -77,7 +77,7 @@ def _sizes(fit: Fit, terms: Sequence[str]) -> dict[str, tuple[Size, Size]]:
     student.eval()
     for clock in (CLOCKS[1], CLOCKS[2], CLOCKS[0]):
         left = [term for term in terms if term not in found]
-        with _disturbed([p for p in fit.method.parameters() if p.requires_grad]):
+        with disturbed([p for p in fit.method.parameters() if p.requires_grad]):
             moved = {k: size for k, size in _measure(fit, student, clock, left).items() if size.gradient > FLOOR}
         if moved:
             same = _measure(fit, student, clock, list(moved))
@@ -86,7 +86,7 @@ def _sizes(fit: Fit, terms: Sequence[str]) -> dict[str, tuple[Size, Size]]:
 
 
 @contextmanager
-def _disturbed(parameters: Sequence[nn.Parameter]) -> Generator[None]:
+def disturbed(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     """Noise on the student, and on what is trained beside it, such as a critic; afterwards they are as they were."""
     kept, draws = [p.detach().clone() for p in parameters], torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.core.fit import fit
 from limbeck.core.method import MakeOptimizer, Method
 from limbeck.run.checks.bench import CLOCKS, Bench, gradients, same_draws, teachers_of, updates
+from limbeck.run.checks.equality import disturbed
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 from limbeck.run.training import make_optimizer
 
@@ -40,12 +42,10 @@ def gradient(bench: Bench) -> Said:
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     if not named:
         return failed("the student has no trainable parameter", "Unfreeze it: student.requires_grad_(True).")
-    norms = dict.fromkeys((name for name, _ in named), -1.0)
-    for clock in CLOCKS:
-        for update in updates(method, batch, clock):
-            for (name, _), grad in zip(named, gradients(update.loss, [p for _, p in named]), strict=True):
-                if grad is not None:
-                    norms[name] = max(norms[name], float(grad.norm()))
+    norms = _norms(method, batch, named)
+    if max(norms.values()) <= 0 and (bench.card.vanishes or bench.card.stationary):  # it begins where that is zero
+        with disturbed([p for p in method.parameters() if p.requires_grad]):
+            norms = _norms(method, batch, named)
     if max(norms.values()) <= 0:
         return failed("no gradient reaches the student", "Look for .detach(), no_grad or a weight of zero in the loss.")
     missed = [name for name, norm in norms.items() if norm < 0]
@@ -54,6 +54,17 @@ def gradient(bench: Bench) -> Said:
         measured = f"{len(missed)} of {len(norms)} trainable tensors of the student get no gradient: {shown}"
         return warning(measured, "Unused layers cost memory and are not learnt; remove or freeze them.")
     return ok(f"all {len(norms)} trainable tensors of the student; largest norm {max(norms.values()):.3g}")
+
+
+def _norms(method: Method, batch: Any, named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, float]:
+    """The largest gradient of every parameter over a run; -1 where it takes no part."""
+    norms = dict.fromkeys((name for name, _ in named), -1.0)
+    for clock in CLOCKS:
+        for update in updates(method, batch, clock):
+            for (name, _), grad in zip(named, gradients(update.loss, [p for _, p in named]), strict=True):
+                if grad is not None:
+                    norms[name] = max(norms[name], float(grad.norm()))
+    return norms
 
 
 def teacher_frozen(bench: Bench) -> Said:

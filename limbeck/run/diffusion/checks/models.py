@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.models.denoiser import Denoised, Denoiser, guide
-from limbeck.models.path import wide
+from limbeck.models.path import check_prediction, wide
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 from limbeck.run.diffusion.bench import SampleBench as Bench
 from limbeck.run.evaluation import evaluating
@@ -91,7 +91,7 @@ def told_back(model: Denoiser, bench: Bench, time: Tensor) -> Tensor:
     x_t = model.path.noised(bench.probe.x, bench.noise, t)
     with evaluating(model):
         turned = model.net(x_t, 1 - t, model._labels(y, x_t), model._extra(None, x_t))
-    return model.path.solve(x_t, turned, t, model.prediction, model.data)[0]
+    return model.path.solve(x_t, turned, t, check_prediction(model.prediction), model.data)[0]
 
 
 def labels(bench: Bench) -> Said:
