@@ -16,7 +16,7 @@ CLAIM = (
     "it "
     "has not seen, than a transformer of the same weights that runs its block once, trained as often on the same pairs."
 )
-STEPS, PAIRS = 200, 2000
+STEPS, PAIRS = 400, 2000
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
@@ -28,7 +28,7 @@ def evidence(seed: int, data: Path | None = None) -> Result:
         torch.manual_seed(seed + 1)
         student = distilled(
             GetDEQ, lambda: mlp(8, 1, shape=teacher.shape), teacher, batches(real, seed, 64), STEPS, lr=3e-3,
-            pairs=PAIRS, steps=9, iterations=iterations,
+            pairs=PAIRS, steps=9, patch=4, iterations=iterations,
         )  # fmt: skip
         return float((made(student, 1000, seed)[0] - ends).abs().mean()), fid(student, eyes, real, seed)
 
