@@ -37,6 +37,9 @@ from limbeck.run.resolve import resolve
 from limbeck.run.spec import make_spec
 from limbeck.run.words import sentence
 from tests.run.conftest import Said
+from tests.run.test_browser import CONTRAST, Visit, chromium
+
+__all__ = ["chromium"]  # the fixture
 
 Settings = dict[str, Any]
 Folder = Callable[..., str]
@@ -136,6 +139,22 @@ def test_the_page_and_the_sentence(finished: tuple[Path, Outcome], limbeck: Call
     assert said.startswith("The student makes images in 1 step at a Frechet distance of ") and "at 5 %" in said
     assert limbeck("report", str(folder)).status == 0
     assert (folder / "report.html").read_text() == page
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (320, "light")])
+def test_the_pictures_are_seen_on_every_screen(
+    finished: tuple[Path, Outcome], chromium: Any, width: int, scheme: str
+) -> None:
+    with Visit(chromium, finished[0] / "report.html", width, color_scheme=scheme, offline=True) as visit:
+        assert visit.complaints == [] and visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        pictures = visit.page.locator("td.pixels img")
+        assert pictures.count() == 8
+        for picture in pictures.all():
+            shown, drawn = picture.evaluate("e => [e.naturalWidth, e.getBoundingClientRect().width]")
+            assert shown == 10 * 8 + 9 and drawn >= 200 and picture.get_attribute("alt")
+        assert [row for row in visit.page.evaluate(CONTRAST) if row[1] < row[2]] == []
+        caption = visit.page.get_by_role("table", name="The same noise and labels in every row")
+        assert caption.get_by_role("row").count() == (9 if width > 640 else 8)  # its head is not shown on a phone
 
 
 def test_runs_side_by_side(finished: tuple[Path, Outcome], limbeck: Callable[..., Said]) -> None:
