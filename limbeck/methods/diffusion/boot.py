@@ -19,10 +19,10 @@ exact form is the default.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Fraction, Method, NonNegative, Positive
@@ -53,7 +53,7 @@ CARD = Card(
 )
 
 
-def signal(model: nn.Module, noise: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+def signal(model: Any, noise: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
     """``y_theta(eps, t)`` (B, ...): the clean sample in the network's answer to pure noise when told the time t (B,).
 
     The answer is taken as one about time 1, where a copy of the teacher starts with the teacher's own ``x0``.
@@ -79,7 +79,7 @@ class Signal:
         return 1
 
     def __call__(
-        self, model: nn.Module, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
+        self, model: Any, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
     ) -> Tensor:
         return signal(model, noise, noise.new_full((len(noise),), self.t), y)
 

@@ -16,9 +16,10 @@ differentiable, what it makes may be scored: - rho R(f_theta(z_N), c).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -87,17 +88,16 @@ class Query:
         return len(self.times)
 
     def __call__(
-        self, model: nn.Module, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
+        self, model: Any, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
     ) -> Tensor:
         guided = Guided(model, self.direct)
         extra = None if self.told is None else noise.new_full((len(noise), 1), self.told)
         z = model.prior(noise, self.times[0])
-        for t, s in zip(self.times, (*self.times[1:], 0.0)):
+        for t, s in itertools.pairwise(self.times):
+            fresh = torch.randn(z.shape, generator=generator).to(z)
             clean = consistent(guided, z, t, y, extra, self.data)
-            if s:
-                fresh = torch.randn(z.shape, generator=generator).to(z)
-                z = model.path.noised(clean, fresh, z.new_full((len(z),), s))
-        return clean
+            z = model.path.noised(clean, fresh, z.new_full((len(z),), s))
+        return consistent(guided, z, self.times[-1], y, extra, self.data)
 
 
 class ConsistencyTTA(Method):
@@ -143,12 +143,12 @@ class ConsistencyTTA(Method):
         if self.reward is not None:
             freeze(self.reward)
         karras = EDM(self.sigma_min, self.sigma_max).sigma(torch.linspace(0, 1, self.levels))
-        self.register_buffer("grid", self.teacher.path.time(karras).clamp(0, 1), persistent=False)
+        self.grid = tuple(self.teacher.path.time(karras).clamp(0, 1).tolist())
         self.average = Ema(self.student, self.decay)
         self.variable = self.guidance == "variable" and self.student.extras > 0
         self.skip = self.sigma_data if self.boundary == "skip" else 0.0
         direct = self.scale if self.guidance == "direct" else 1.0
-        self.sampler = Query((float(self.grid[-1]),), self.skip, self.scale if self.variable else None, direct)
+        self.sampler = Query(self.grid[-1:], self.skip, self.scale if self.variable else None, direct)
         self.student.sampler = self.sampler
 
     def players(self) -> dict[str, list[nn.Parameter]]:
@@ -177,14 +177,18 @@ class ConsistencyTTA(Method):
     def noised(self, batch: Samples) -> tuple[Tensor, Tensor]:
         """Latents (B, ...) at random levels n + 1 (B,), counted from 0; at the highest, pure noise."""
         above = torch.randint(1, self.levels, (len(batch.x),), device=batch.x.device)
-        t, noise = self.grid[above], torch.randn_like(batch.x)
+        t, noise = self.level(above), torch.randn_like(batch.x)
         pure = wide(above == self.levels - 1, batch.x).bool()
         return torch.where(pure, self.teacher.prior(noise, t), self.teacher.path.noised(batch.x, noise, t)), above
+
+    def level(self, n: Tensor) -> Tensor:
+        """The times (B,) of levels n (B,), counted from 0."""
+        return torch.tensor(self.grid, device=n.device)[n]
 
     def guided(self, batch: Samples, guided: nn.Module, told: Tensor | None) -> Tensor:
         """The first stage: the guided teacher's clean latent in one call, without a jump."""
         z, above = self.noised(batch)
-        t = self.grid[above]
+        t = self.level(above)
         with torch.no_grad():
             goal = guided(z, t, batch.y).x0
         return self.weighed(self.student(z, t, batch.y, told).x0 - goal, t)
@@ -192,7 +196,7 @@ class ConsistencyTTA(Method):
     def consistency(self, batch: Samples, guided: nn.Module, told: Tensor | None) -> Tensor:
         """The second stage: the same end from two levels of one trajectory."""
         z, above = self.noised(batch)
-        t, near = self.grid[above], self.grid[above - 1]
+        t, near = self.level(above), self.level(above - 1)
         y = without_labels(batch.y, self.unlabelled) if self.guidance == "direct" else batch.y
         with torch.no_grad():
             z_near = solve(guided, z, [t, near], y, solver="heun")[-1]

@@ -129,6 +129,8 @@ class HyperSD(Method):
             case "score":
                 x = produce(self.student, torch.randn_like(batch.x), batch.y, self.times[0])
                 terms["score"] = self.matching(x, batch.y)
+            case "consistency":
+                pass
         if (yield Update(terms)):
             self.average.update(self.student)
         match self.stages[0]:
@@ -141,6 +143,8 @@ class HyperSD(Method):
                     with torch.no_grad():
                         x = produce(self.student, torch.randn_like(batch.x), batch.y, self.times[0])
                     yield Update({"fake": denoising(self.critic, x, uniform_times(x), batch.y).mean()}, "critic")
+            case _:
+                pass
 
     def jump(self, batch: Samples, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """The student's jump and its goal, (B, ...), and the times (B,) at which both are."""
@@ -182,7 +186,7 @@ class HyperSD(Method):
         method = cls(**models, **values)
         for number, name in enumerate(method.stages):
             if number:
-                method = cls(**models, **{**values, "stages": (name,)})
+                method = cls(**models, **dict(values, stages=(name,)))
             steps = setting.steps if name == "consistency" else max(1, round(method.later * setting.steps))
             setting.fit(method, name=name, steps=steps)
         return method.student

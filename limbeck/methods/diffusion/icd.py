@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class Decode:
         return len(self.times)
 
     def __call__(
-        self, model: nn.Module, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
+        self, model: Any, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None, /
     ) -> Tensor:
         x = model.prior(noise, self.times[0])
         for t, s in itertools.pairwise((*self.times, 0.0)):
@@ -107,13 +108,13 @@ class ICD(Method):
     """Time above which sampling is without guidance. Paper: 0.7 to 0.8 in editing."""
 
     def __post_init__(self) -> None:
-        places = torch.tensor([round(edge * self.grid) for edge in self.edges])
-        if self.edges[0] != 0 or self.edges[-1] != 1 or not (places.diff() > 1).all():
+        places = tuple(round(edge * self.grid) for edge in self.edges)
+        if self.edges[0] != 0 or self.edges[-1] != 1 or any(b - a < 2 for a, b in itertools.pairwise(places)):
             raise InputError("edges", self.edges, f"must rise from 0 to 1 by two steps of 1 / {self.grid} or more")
         freeze(self.teacher)
-        self.register_buffer("places", places, persistent=False)
+        self.places = places
         self.encoder = critic_of(self.teacher, self.student)
-        falling = tuple(float(n) / self.grid for n in places.flip(0)[:-1])
+        falling = tuple(n / self.grid for n in reversed(places[1:]))
         self.student.sampler = Decode(falling, self.scale, self.tau, self.student.extras > 0)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
@@ -130,7 +131,7 @@ class ICD(Method):
         """Consistency of the decoder with itself, one guided teacher step nearer to the edge below."""
         x, y = batch.x, batch.y
         n = torch.randint(1, self.grid + 1, (len(x),), device=x.device)
-        t, near, b = n / self.grid, (n - 1) / self.grid, below(n, self.places) / self.grid
+        t, near, b = n / self.grid, (n - 1) / self.grid, below(n, n.new_tensor(self.places)) / self.grid
         w: float | Tensor = self.scales[0]
         if self.student.extras:
             w = x.new_tensor(self.scales)[torch.randint(len(self.scales), (len(x),), device=x.device)]
@@ -144,7 +145,7 @@ class ICD(Method):
         """Consistency of the encoder with itself, one unguided teacher step nearer to the edge above."""
         x, y = batch.x, batch.y
         n = torch.randint(1, self.grid, (len(x),), device=x.device)
-        t, near, b = n / self.grid, (n + 1) / self.grid, above(n, self.places) / self.grid
+        t, near, b = n / self.grid, (n + 1) / self.grid, above(n, n.new_tensor(self.places)) / self.grid
         x_t = self.teacher.path.noised(x, torch.randn_like(x), t)
         with torch.no_grad():
             x_near = self.teacher(x_t, t, y).at(near)
@@ -154,7 +155,8 @@ class ICD(Method):
         """From an edge of a random segment to the other by one student (no gradient), and back by the other."""
         x, y = batch.x, batch.y
         k = torch.randint(len(self.places) - 1, (len(x),), device=x.device)
-        low, high = self.places[k].clamp(min=1) / self.grid, self.places[k + 1] / self.grid
+        places = k.new_tensor(self.places)
+        low, high = places[k].clamp(min=1) / self.grid, places[k + 1] / self.grid
         here, there = (high, low) if down_first else (low, high)
         start = self.teacher.path.noised(x, torch.randn_like(x), here)
         with torch.no_grad():
@@ -183,7 +185,7 @@ class ICD(Method):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The noise (B, ...) of clean samples, from which :meth:`Denoiser.generate` makes them again."""
         with eval_mode(self.encoder):
-            rising = self.places.clamp(min=1) / self.grid
+            rising = x.new_tensor(self.places).clamp(min=1) / self.grid
             for t, s in itertools.pairwise(rising):
                 x = self.encoded(x, t.expand(len(x)), s.expand(len(x)), y)
         return x / self.teacher.path.sigma(rising[-1])

@@ -97,6 +97,7 @@ class ProgressiveDistillation(Method):
             InputError: when ``start`` is no doubling of ``end``.
         """
         (teacher,) = setting.teachers
+        assert isinstance(teacher, Denoiser)
         last, first = (values.get(name, hyperparameters(cls)[name].default) for name in ("end", "start"))
         rounds = [last * 2**k for k in range(64) if last * 2**k < first]
         if not rounds or first != 2 * rounds[-1]:

@@ -50,10 +50,10 @@ CARD = Card(
 )
 
 
-def visited(n_min: int, n_max: int, grid: int) -> Tensor:
+def visited(n_min: int, n_max: int, grid: int) -> tuple[int, ...]:
     """M, rising: the grid times that equidistant samplers of n_min to n_max steps visit after their first."""
     times = {round(grid * k / n) for n in range(n_min, n_max + 1) for k in range(1, n + 1)}
-    return torch.tensor([0, *sorted(times)[:-1]])
+    return 0, *sorted(times)[:-1]
 
 
 class TDD(Method):
@@ -88,7 +88,7 @@ class TDD(Method):
             raise InputError("n_max", self.n_max, f"must be from n_min {self.n_min} to the grid's {self.grid}")
         freeze(self.teacher)
         self.guided = Guided(self.teacher, self.guidance, "from_conditional")
-        self.register_buffer("visited", visited(self.n_min, self.n_max, self.grid), persistent=False)
+        self.visited = visited(self.n_min, self.n_max, self.grid)
         self.student.sampler = FewStep(self.times, self.gamma, target=self.student.extras > 0)
 
     def loss(self, batch: Samples, clock: Clock) -> dict[str, Tensor]:
@@ -105,7 +105,8 @@ class TDD(Method):
 
     def targets(self, near: Tensor) -> Tensor:
         """Times s (B,) in [0, t'] for the grid times t' (B,) int64."""
-        best = self.visited[torch.searchsorted(self.visited, near, right=True) - 1, None]
-        allowed = (self.visited <= best) & (self.visited >= best - self.window * self.grid)
-        m = self.visited[torch.multinomial(allowed.float(), 1).squeeze(1)]
+        visited = near.new_tensor(self.visited)
+        best = visited[torch.searchsorted(visited, near, right=True) - 1, None]
+        allowed = (visited <= best) & (visited >= best - self.window * self.grid)
+        m = visited[torch.multinomial(allowed.float(), 1).squeeze(1)]
         return (1 - self.eta * torch.rand(len(near), device=near.device)) * m / self.grid
