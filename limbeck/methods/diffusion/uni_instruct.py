@@ -83,7 +83,8 @@ class UniInstruct(Method):
     """The f-divergence of the teacher from the generator. Paper: forward KL is best on ImageNet."""
     sampling: bool = False
     """Whether the part that comes of where x_t lies is kept; the released code leaves it out. Where h'' < 0, as for
-    Jensen-Shannon and Hellinger, the second part alone points away from the teacher, and ran away in a trial."""
+    Jensen-Shannon and Hellinger, the second part points away from the teacher: with a learnt ratio Jensen-Shannon ran
+    away in trials, with this part and without."""
     gan: NonNegative = 1e-4
     """Weight lambda of the generator's adversarial term. Released code: 0.01 to 100 of the divergence."""
     start: Positive = 2.5
