@@ -87,7 +87,9 @@ def restore_method(method: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def _frozen(module: nn.Module) -> tuple[str, ...]:
-    return tuple(f"{name}." for name, m in module.named_modules() if name and is_frozen(m))
+    # under every name it has: a guided teacher is also a part of what guides it
+    named = module.named_modules(remove_duplicate=False)
+    return tuple(f"{name}." for name, m in named if name and is_frozen(m))
 
 
 def _placed(value: Any, like: Any) -> Any:

@@ -192,6 +192,8 @@ class Guided(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
 
+    generate = Denoiser.generate  # through this call, not that of the model inside
+
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, extra: Tensor | None = None) -> Denoised:
         if self.off or y is None:
             return self.model(x, t, y, extra)
@@ -219,7 +221,9 @@ class Told(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
 
-    def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Denoised:
+    generate = Denoiser.generate
+
+    def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, extra: Tensor | None = None) -> Denoised:
         return self.model(x, t, y, x.new_tensor(self.extra).expand(len(x), -1))
 
 

@@ -89,10 +89,12 @@ class Path:
             data: standard deviation of the data, for ``edm``.
         """
         alpha, sigma = self.alpha(t), self.sigma(t)
+        if kind == "x0":  # exact at t = 0 too, where no noise is left to be seen
+            return predicted, (x - wide(alpha, x) * predicted) / wide(sigma.clamp(min=TINY), x)
+        if kind == "eps":  # and where no data is left
+            return (x - wide(sigma, x) * predicted) / wide(alpha.clamp(min=TINY), x), predicted
         a, b = mixture(self, t, kind, data)
-        determinant = alpha * b - sigma * a
-        size = determinant.abs().clamp(min=TINY)  # x0 from eps where no data is left, eps from x0 where no noise is
-        scale = torch.where(determinant < 0, -1.0, 1.0) / size
+        scale = 1 / (alpha * b - sigma * a)  # never zero: 1 for v, alpha sigma' - alpha' sigma for the velocity
         x0 = wide(b * scale, x) * x - wide(sigma * scale, x) * predicted
         eps = wide(alpha * scale, x) * predicted - wide(a * scale, x) * x
         return x0, eps

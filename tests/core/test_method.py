@@ -215,3 +215,18 @@ def test_a_method_without_a_loss_says_so() -> None:
     updates: Generator[Update, bool, None] = method.updates(None, Clock(0, 1))
     with pytest.raises(NotImplementedError, match="Plain must define"):
         next(updates)
+
+
+def test_a_frozen_network_is_left_out_under_every_name_it_has() -> None:
+    """A guided teacher is part of what guides it: one network, two names, no copy in a checkpoint."""
+
+    class Holder(Method):
+        student: nn.Module
+        teacher: nn.Module
+
+        def __post_init__(self) -> None:
+            freeze(self.teacher)
+            self.outer = nn.Sequential(self.teacher)
+
+    kept = method_state(Holder(nn.Linear(2, 2), nn.Linear(2, 2)))
+    assert {name.split(".")[0] for name in kept} <= {"student", "_extra_state"}, kept.keys()

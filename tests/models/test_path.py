@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from limbeck.errors import InputError
-from limbeck.models.denoiser import Denoiser, Guided
+from limbeck.models.denoiser import Denoiser, Guided, Told
+from limbeck.models.gaussian_mixture import exact, ring
 from limbeck.models.path import EDM, VP, Discrete, Flow, Path, Trig, mixture, wide
+from limbeck.models.sampling import Ode
 from limbeck.models.tiny_denoiser import mlp
 
 DDPM = Discrete(tuple(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).tolist()))
@@ -119,3 +121,24 @@ def test_a_network_that_is_told_more_begins_as_it_was_and_can_listen() -> None:
     assert float(slope.abs().max()) > 0
     with pytest.raises(InputError, match="cannot be told further numbers"):
         Denoiser(Labels(), shape=(2,), path=Flow(), prediction="x0").told(1)
+
+
+def test_what_guides_samples_guided_and_what_is_told_samples_as_it_is_told() -> None:
+    torch.manual_seed(0)
+    model, noise, y = mlp(16, 2, classes=2), torch.randn(8, 2), torch.arange(8) % 2
+    guided = Guided(model, 3.0)
+    with torch.no_grad():
+        torch.testing.assert_close(guided.generate(noise, y, sampler=Ode(4)), Ode(4)(guided, noise, y))
+    assert not torch.allclose(guided.generate(noise, y, sampler=Ode(4)), model.generate(noise, y, sampler=Ode(4)))
+    told = model.told(1)
+    torch.nn.init.normal_(told.net.more[2].weight)
+    one, two = (Told(told, k).generate(noise, y, sampler=Ode(4)) for k in (0.1, 0.7))
+    torch.testing.assert_close(one, told.generate(noise, y, sampler=Ode(4, extra=(0.1,))))
+    assert not torch.allclose(one, two)
+
+
+def test_clean_data_are_seen_as_they_are() -> None:
+    model, x = exact(ring(8)), torch.randn(4, 2)
+    assert float((model(x, 0.0).x0 - x).abs().max()) < 1e-5
+    said = Denoiser(Labels(), shape=(2,), path=Flow(), prediction="x0", classes=2)(x, 0.0, torch.tensor([0, 1, 0, 1]))
+    torch.testing.assert_close(said.x0, torch.ones(4, 2))
