@@ -60,7 +60,7 @@ class CorrectedOde(nn.Module):
 
     def __init__(self, steps: int, solver: Literal["ddim", "dpm2m"], of: Literal["x0", "eps"], guidance: float) -> None:
         super().__init__()
-        self.solver, self.of, self.guidance, self.nfe = solver, of, guidance, steps
+        self.solver, self.of, self.guidance, self.steps, self.nfe = solver, of, guidance, steps, steps
         self.register_buffer("lambdas", torch.zeros(steps))
 
     def forward(

@@ -43,7 +43,7 @@ def gradient(bench: Bench) -> Said:
     if not named:
         return failed("the student has no trainable parameter", "Unfreeze it: student.requires_grad_(True).")
     norms = _norms(method, batch, named)
-    if max(norms.values()) <= 0 and (bench.card.vanishes or bench.card.stationary):  # it begins where that is zero
+    if max(norms.values()) <= 0:  # it may begin where that is zero: as a copy of its teacher and of its critic
         with disturbed([p for p in method.parameters() if p.requires_grad]):
             norms = _norms(method, batch, named)
     if max(norms.values()) <= 0:
