@@ -13,8 +13,8 @@ from limbeck.run.evidence import Result
 
 CLAIM = (
     "An equilibrium transformer whose block is iterated six times comes nearer to where its teacher ends, from noise "
-    "it "
-    "has not seen, than a transformer of the same weights that runs its block once, trained as often on the same pairs."
+    "it has not seen, than a transformer of the same weights that runs its block once, trained as often on the same "
+    "pairs."
 )
 STEPS, PAIRS = 400, 2000
 

@@ -14,8 +14,8 @@ from limbeck.models.sampling import Ode
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "Four Euler steps, after 250 batches of noise, end at least three times nearer to where the teacher's many "
-    "steps end from the same noise than the teacher's own four Euler steps do."
+    "Four Euler steps, after 250 batches of noise, end at least three times nearer to where the teacher's many steps "
+    "end from the same noise than the teacher's own four Euler steps do."
 )
 BATCHES = 250
 

@@ -12,9 +12,9 @@ from limbeck.methods.diffusion.sid_few_step import SiDFewStep
 from limbeck.run.evidence import Result
 
 CLAIM = (
-    "Without any data, a generator of two steps trained by score identity distillation on the mixture of its steps "
-    "has at most half the sliced Wasserstein distance of its teacher in the same two steps, and at most 0.8 times that "
-    "of a generator of one step after as many updates."
+    "Without any data, a generator of two steps trained by score identity distillation on the mixture of its steps has "
+    "at most half the sliced Wasserstein distance of its teacher in the same two steps, and at most 0.8 times that of "
+    "a generator of one step after as many updates."
 )
 STEPS = 400
 

@@ -49,9 +49,9 @@ CARD = Card(
     loop="alternating",
     needs=("probabilities",),
     stationary=("matching", "off_path"),
-    notes="The losses are halved, as DMD's are: a factor for the optimiser. The critic is drawn to the student "
-    "where both are networks of one shape. The student's own average is left to the run. On other paths than "
-    "flow matching a straight line is a DDIM step. The student begins as the teacher.",
+    notes="The losses are halved, as DMD's are: a factor for the optimiser. The critic is drawn to the student where "
+    "both are networks of one shape. The student's own average is left to the run. On other paths than flow matching "
+    "a straight line is a DDIM step. The student begins as the teacher.",
 )
 
 

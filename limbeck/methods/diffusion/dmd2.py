@@ -55,8 +55,8 @@ CARD = Card(
     loop="alternating",
     needs=("input_gradients",),
     stationary=("matching",),
-    notes="The critic's loss is in eps, as for Stable Diffusion; the ImageNet runs use EDM's weights. "
-    "One step of a run is one step of the critic, and every `ratio` of them one of the generator.",
+    notes="The critic's loss is in eps, as for Stable Diffusion; the ImageNet runs use EDM's weights. One step of a "
+    "run is one step of the critic, and every `ratio` of them one of the generator.",
 )
 
 

@@ -37,8 +37,8 @@ from limbeck.models.sampling import FewStep
 CARD = Card(
     key="em_distillation",
     title="EM Distillation for One-step Diffusion Models",
-    authors="Sirui Xie, Zhisheng Xiao, Diederik P. Kingma, Tingbo Hou, Ying Nian Wu, Kevin Murphy, Tim Salimans, "
-    "Ben Poole, Ruiqi Gao",
+    authors="Sirui Xie, Zhisheng Xiao, Diederik P. Kingma, Tingbo Hou, Ying Nian Wu, Kevin Murphy, Tim Salimans, Ben "
+    "Poole, Ruiqi Gao",
     year=2024,
     url="https://arxiv.org/abs/2405.16852",
     family="diffusion",

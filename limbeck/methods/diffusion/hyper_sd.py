@@ -59,8 +59,8 @@ CARD = Card(
     signal="features",
     loop="alternating",
     fidelity="reconstruction",
-    notes="There is no training code: the grid, the guidance, the average's decay, the adversarial weight (lambda / k) "
-    "and the length of the later stages are assumed. The reward is any differentiable module of clean samples and "
+    notes="There is no training code: the grid, the guidance, the average's decay, the adversarial weight (lambda / "
+    "k) and the length of the later stages are assumed. The reward is any differentiable module of clean samples and "
     "labels (B,), given from Python; the paper's perceptual term of a segmentation network would be part of it.",
 )
 

@@ -48,8 +48,8 @@ CARD = Card(
     data="labelled",
     signal="features",
     loop="alternating",
-    notes="The student is the decoder; the encoder, a copy of the teacher at first, is the method's `encoder`, used by "
-    "`encode` from Python. A student whose network is told a number is told its guidance, drawn from `scales`; one "
+    notes="The student is the decoder; the encoder, a copy of the teacher at first, is the method's `encoder`, used "
+    "by `encode` from Python. A student whose network is told a number is told its guidance, drawn from `scales`; one "
     "that is told none learns the first of them. The teacher is guided as it is; the paper first makes it a network "
     "that is told w. As in the code the first grid time stands for 0 wherever something is encoded.",
 )

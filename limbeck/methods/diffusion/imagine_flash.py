@@ -45,9 +45,9 @@ CARD = Card(
     loop="on_policy",
     needs=("input_gradients",),
     fidelity="reconstruction",
-    notes="Assumed: gamma (a line between two times), the teacher's few steps, lambda, and that the discriminator sees "
-    "samples at all noise levels, on the frozen teacher's inner features. The noise correction changes nothing where "
-    "the last noise level has no signal left and the network predicts velocities.",
+    notes="Assumed: gamma (a line between two times), the teacher's few steps, lambda, and that the discriminator "
+    "sees samples at all noise levels, on the frozen teacher's inner features. The noise correction changes nothing "
+    "where the last noise level has no signal left and the network predicts velocities.",
 )
 
 

@@ -39,20 +39,18 @@ CARD = Card(
     url="https://arxiv.org/abs/2309.06380",
     repo="https://github.com/gnobitab/InstaFlow",
     family="diffusion",
-    summary="Straightens a teacher's flow on the pairs of noise and sample it makes, then learns the straight flow "
-    "in one "
-    "step.",
+    summary="Straightens a teacher's flow on the pairs of noise and sample it makes, then learns the straight flow in "
+    "one step.",
     modality="diffusion",
     teacher="frozen",
     data="none",
     signal="labels",
     loop="pipeline",
     fidelity="reconstruction",
-    notes="Of the training set only the labels are read. Assumed: how the steps are shared between the stages, and the "
-    "share of labels left out. The second phase of the distillation, in LPIPS, is left out: it needs a pretrained "
+    notes="Of the training set only the labels are read. Assumed: how the steps are shared between the stages, and "
+    "the share of labels left out. The second phase of the distillation, in LPIPS, is left out: it needs a pretrained "
     "network of natural images. The student should begin with the teacher's weights; a teacher on a curved path is "
-    "read "
-    "as a flow by matching signal-to-noise ratios.",
+    "read as a flow by matching signal-to-noise ratios.",
 )
 
 

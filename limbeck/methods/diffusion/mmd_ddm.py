@@ -50,9 +50,9 @@ CARD = Card(
     fidelity="reconstruction",
     notes="The student should begin as a trained model. The teacher is only the network whose features are compared: "
     "the paper's is Inception or CLIP, here it is the denoiser's own inner layer, told a little noise and normalised; "
-    "'pixels' needs none. "
-    "Judge the outcome by other features than these. Batches should be large: the estimate is noisy, and with labels "
-    "the two sets have the same ones. Gradients flow through all steps; `recompute` trades time for memory.",
+    "'pixels' needs none. Judge the outcome by other features than these. Batches should be large: the estimate is "
+    "noisy, and with labels the two sets have the same ones. Gradients flow through all steps; `recompute` trades "
+    "time for memory.",
 )
 
 

@@ -44,9 +44,9 @@ CARD = Card(
     data="labelled",
     signal="features",
     loop="generations",
-    notes="Every round is a full schedule from the weights of the one before, with a new optimiser; the last two "
-    "(2 steps and 1) take twice as long, as in the paper, whose learning rate falls linearly to 0 in every round: "
-    "use Linear(1, 0). Students are copies of the teacher, so a network given as the student is not used.",
+    notes="Every round is a full schedule from the weights of the one before, with a new optimiser; the last two (2 "
+    "steps and 1) take twice as long, as in the paper, whose learning rate falls linearly to 0 in every round: use "
+    "Linear(1, 0). Students are copies of the teacher, so a network given as the student is not used.",
 )
 
 

@@ -49,8 +49,8 @@ CARD = Card(
     needs=("input_gradients",),
     vanishes=("remain",),
     notes="Times are those of DDPM's thousand steps, carried over to other paths at the same noise. Assumed: the fake "
-    "score is trained at the times it is read at. The released random override draws from nine classes by number; here "
-    "any number of classes. Of a batch only the size is used. The paper also forgets in a second stage: give a "
+    "score is trained at the times it is read at. The released random override draws from nine classes by number; "
+    "here any number of classes. Of a batch only the size is used. The paper also forgets in a second stage: give a "
     "distilled generator as the student.",
 )
 

@@ -4,10 +4,9 @@ A student of N Euler steps follows its teacher's states at their ends; the teach
 a batch:
 
     x_0 = X_0 = sigma_1 eps,    X_1 .. X_N = the teacher's states on the student's grid, of (M + 1) N steps of a solver
-    x_{k+1} = Euler(x_k, t_k -> t_{k+1}; theta),    L_k = mean |x_{k+1} - X_{k+1}|,    a step of the optimiser for
-    every k
+    x_{k+1} = Euler(x_k, t_k -> t_{k+1}; theta),    L_k = mean |x_{k+1} - X_{k+1}|
 
-x_{k+1} goes on without gradient: the student is trained along its own trajectory, whose errors it mends. With several
+with a step of the optimiser for every k. x_{k+1} goes on without gradient: the student is trained along its own trajectory, whose errors it mends. With several
 numbers of steps, one is drawn for every batch and told to the student (SFD-v).
 """
 
@@ -43,9 +42,10 @@ CARD = Card(
     signal="features",
     loop="on_policy",
     notes="Of the training set only labels and shapes are read. The grid is even in the model's time: on EDM's path "
-    "these are Karras' steps, whose smallest noise the paper raises to 0.006. The teacher's solver is of second order, "
-    "not of third. The analytic first step is left out. A second stage, to one step, is this method again with its own "
-    "student as teacher and solver='ddim'; its LPIPS is left out. Guided models are trained unguided, then guided.",
+    "these are Karras' steps, whose smallest noise the paper raises to 0.006. The teacher's solver is of second "
+    "order, not of third. The analytic first step is left out. A second stage, to one step, is this method again with "
+    "its own student as teacher and solver='ddim'; its LPIPS is left out. Guided models are trained unguided, then "
+    "guided.",
 )
 
 

@@ -61,8 +61,8 @@ CARD = Card(
     vanishes=("fisher",),
     fidelity="reconstruction",
     notes="Assumed: the guidance constants, the share of labels left out, and that the fake score's weight is on its "
-    "error in clean samples. Of a batch only the labels and the size are used unless `gan` is on. Long-short guidance: "
-    "the three scales alike, 1.5 to 4.5. Zero-CFG: `fake_labels` off. Anti-CFG: `fake_guidance` below 0.",
+    "error in clean samples. Of a batch only the labels and the size are used unless `gan` is on. Long-short "
+    "guidance: the three scales alike, 1.5 to 4.5. Zero-CFG: `fake_labels` off. Anti-CFG: `fake_guidance` below 0.",
 )
 
 

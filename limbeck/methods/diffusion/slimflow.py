@@ -48,9 +48,8 @@ CARD = Card(
     loop="pipeline",
     fidelity="reconstruction",
     notes="Of the training set only the labels are read. Assumed: how the steps are shared between the stages, and "
-    "over "
-    "what share of the first b falls. The paper's last models take D to be LPIPS, which needs a pretrained network of "
-    "natural images and is left out, as are flips of noise and image together.",
+    "over what share of the first b falls. The paper's last models take D to be LPIPS, which needs a pretrained "
+    "network of natural images and is left out, as are flips of noise and image together.",
 )
 
 

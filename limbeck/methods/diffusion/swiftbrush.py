@@ -53,10 +53,10 @@ CARD = Card(
     loop="alternating",
     needs=("weights",),
     stationary=("vsd",),
-    notes="w(t) and what is guided are the released code's, the paper's equation leaves both open. It also weighs "
-    "the adapters' loss by alpha_t^2, and leaves labels out a batch at a time. It trains the adapters at a thousand "
-    "times the student's learning rate: give the two players their own optimisers. A teacher without weights has a "
-    "whole network as critic. The student begins as the teacher.",
+    notes="w(t) and what is guided are the released code's, the paper's equation leaves both open. It also weighs the "
+    "adapters' loss by alpha_t^2, and leaves labels out a batch at a time. It trains the adapters at a thousand times "
+    "the student's learning rate: give the two players their own optimisers. A teacher without weights has a whole "
+    "network as critic. The student begins as the teacher.",
 )
 
 

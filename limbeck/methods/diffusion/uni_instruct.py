@@ -68,8 +68,8 @@ CARD = Card(
     notes="The gradient's three parts were derived from the divergence and checked by quadrature. The released code "
     "has the first two, and for Jeffreys h = 0.4 r + 0.6; it takes a loss for a probability where it needs r, and "
     "leaves r undefined for the reverse KL: here r is the exponential of the logit. Assumed: the head (theirs is the "
-    "mean of the features), the clipping of r, and the stages' shares of a run (100k images each). "
-    "In the experiment here, on a ring of equal modes that the reverse KL covers already, the two divergences tie.",
+    "mean of the features), the clipping of r, and the stages' shares of a run (100k images each). In the experiment "
+    "here, on a ring of equal modes that the reverse KL covers already, the two divergences tie.",
 )
 
 
