@@ -9,10 +9,10 @@ The target may also be a model's folder or a Hub id. DATA holds ``wikitext2_vali
 held-out text, and block efficiency the words that one reading by the target yields, of 4 at most. The run's report is
 in ``runs/draft``. A killed recipe goes on where it was.
 
-Reckoned from the processor time of fewer steps, 100 steps take about ten minutes on two cores. Measured so far is
-``--steps 5 --no-preflight`` on the first 40 and 15 lines, one thread, one seed, each latency of the report once, two
-minutes of processor time: acceptance on text rose from 0.001 to 0.130, while writing from 0.000 to 0.109, block
-efficiency from 1.00 to 1.12. After so few steps the control knows the text better (4.081 bits a byte, against 4.286).
+Measured with ``--steps 100 --precision bf16 --no-preflight``, one seed, eleven minutes of processor time with the
+control and the report: acceptance on text rose from 0.001 to 0.379, while writing from 0.000 to 0.294, block
+efficiency from 1.00 to 1.41. The draft needs 2.004 bits a byte of held-out text, the control, which never saw the
+target, 2.168.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ a batch:
     x_0 = X_0 = sigma_1 eps,    X_1 .. X_N = the teacher's states on the student's grid, of (M + 1) N steps of a solver
     x_{k+1} = Euler(x_k, t_k -> t_{k+1}; theta),    L_k = mean |x_{k+1} - X_{k+1}|
 
-with a step of the optimiser for every k. x_{k+1} goes on without gradient: the student is trained along its own trajectory, whose errors it mends. With several
-numbers of steps, one is drawn for every batch and told to the student (SFD-v).
+with a step of the optimiser for every k. x_{k+1} goes on without gradient: the student is trained along its own
+trajectory, whose errors it mends. With several numbers of steps, one is drawn for every batch and told to the student
+(SFD-v).
 """
 
 from __future__ import annotations
