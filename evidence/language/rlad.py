@@ -1,4 +1,12 @@
-"""RLAD against GRPO, which is RLAD with alpha 1: what the teacher in the ratio adds."""
+"""RLAD against GRPO, which is RLAD with alpha 1: what the teacher in the ratio adds.
+
+What was recorded, on seeds 100 to 104, is weak by design: such steps hardly move a student, and with one step on each
+set of answers GRPO's clip never binds. No second form is recorded, for none was found in which RLAD wins. While
+building, from a student of 240 steps at a rate of 1e-3, with four steps on the same answers and right answers counted
+as the chance that a sampled one is right: GRPO brings seed 0 from 24.8 to 46.7 % and seed 1 from 54.9 to 66.3; RLAD
+(alpha 0.5, gap 2) to 37.1 and 59.0. On seed 0, the nearer to GRPO the better: 44.0 with gap 0.5, 44.3 with alpha 0.8
+and gap 1. From one of 400 steps (seed 0), one step on the same answers, the two are within half a point, with a gap.
+"""
 
 from __future__ import annotations
 

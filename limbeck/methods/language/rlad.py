@@ -40,14 +40,19 @@ CARD = Card(
     needs=("logits",),
     fidelity="reconstruction",
     notes="Assumed: alpha, G, beta; the formula is the paper's, whose text is said to swap its ends. At the first step "
-    "the ratio is (pi_old / pi_T)^(1 - alpha), not 1: with a far teacher words start clipped, so watch 'clipped'. "
+    "the ratio is (pi_old / pi_T)^(1 - alpha), not 1: with a far teacher words start clipped, so watch 'clipped', "
+    "and a word of a bad answer that it thinks impossible has a ratio without bound: the paper's form has no gap. "
     "Groups without variance teach nothing; the paper's student has been trained already, hence warm.",
 )
 
 
-def anchored_log_ratio(now: Tensor, old: Tensor, teacher: Tensor, alpha: float) -> Tensor:
-    """``log pi_S - alpha log pi_old - (1 - alpha) log pi_T`` of the words said: (B, T) each -> (B, T)."""
-    return now - alpha * old - (1 - alpha) * teacher
+def anchored_log_ratio(now: Tensor, old: Tensor, teacher: Tensor, alpha: float, gap: float | None = None) -> Tensor:
+    """``log pi_S - alpha log pi_old - (1 - alpha) log pi_T`` of the words said: (B, T) each -> (B, T).
+
+    With a ``gap``, ``log pi_T`` is held within so many nats of ``log pi_old``.
+    """
+    anchor = teacher if gap is None else torch.clamp(teacher, old - gap, old + gap)
+    return now - alpha * old - (1 - alpha) * anchor
 
 
 class RLAD(Method):
@@ -59,6 +64,8 @@ class RLAD(Method):
     _: KW_ONLY
     alpha: Fraction = 0.5
     """The old student's share of the anchor, against the teacher's; 1 is GRPO."""
+    gap: Positive | None = None
+    """Nats that the teacher's log-probability of a word may count as away from the old student's; none: any number."""
     eps: Positive = 0.2
     """How far the ratio may go from 1, below 1."""
     group: Count = 8
@@ -93,7 +100,7 @@ class RLAD(Method):
         for _ in range(self.inner):
             now = word_log_probs(self.student(said), said.y)
             old = now.detach() if old is None else old
-            log_ratio = anchored_log_ratio(now, old, teacher, self.alpha)
+            log_ratio = anchored_log_ratio(now, old, teacher, self.alpha, self.gap)
             terms = {"policy": (weight * clipped_surrogate(log_ratio, advantage, self.eps)).sum()}
             if first is not None:
                 terms["kl"] = self.beta * (weight * sampled_kl(now, first)).sum()

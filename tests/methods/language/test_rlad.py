@@ -47,6 +47,24 @@ def test_alpha_one_is_grpo_and_so_is_a_teacher_that_is_the_old_student() -> None
         torch.testing.assert_close(anchored_log_ratio(now, old, old, alpha), now - old)
 
 
+def test_a_gap_bounds_what_an_impossible_word_of_a_bad_answer_counts() -> None:
+    old, teacher = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-40.0, -1.5, -0.01])
+    now = old.clone().requires_grad_()
+    free, held = (anchored_log_ratio(now, old, teacher, 0.5, gap) for gap in (None, 2.0))
+    assert free[0] > 19 and float(held[0].detach()) == pytest.approx(1.0), "(1 - alpha) gap, not (1 - alpha) 39"
+    torch.testing.assert_close(held[1:], free[1:])
+    [slope] = torch.autograd.grad(clipped_surrogate(held, -torch.ones(3), 0.2).sum(), now)
+    assert float(slope[0]) == pytest.approx(torch.e, rel=1e-5), "no more than exp((1 - alpha) gap), and not none"
+    world = language_world()
+    [teacher_model], batch = world.teachers, world.batch(3)
+    losses = []
+    for gap in (None, 1e-9):
+        torch.manual_seed(5)
+        method = RLAD(world.student(), teacher_model, by_length, alpha=0.3, group=4, longest=4, gap=gap)
+        losses.append(float(next(method.updates(batch, LATE)).terms["policy"].detach()))
+    assert losses[1] == pytest.approx(0, abs=1e-5) != losses[0], "GRPO's first step: ratios 1, advantages of mean 0"
+
+
 def test_a_word_that_the_teacher_likes_may_go_further_before_it_is_clipped() -> None:
     old, now = torch.tensor(-2.0), torch.tensor(-2.0 + 0.3)  # a step up by more than the clip allows
     good, bad = torch.tensor(1.0), torch.tensor(-1.0)
