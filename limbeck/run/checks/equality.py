@@ -15,6 +15,7 @@ from limbeck.run.checks.bench import CLOCKS, Bench, Fit, gradients, same_draws, 
 from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 
 DISTURBED = 0.1  # of their mean size is added to parameters as noise, to see how large a term is otherwise
+ZERO = 0.02  # the size that a parameter of zeros is taken to have
 VALUE, GRADIENT, FLOOR = 1e-3, 1e-2, 1e-6  # of that size, what is left at equality may have
 
 
@@ -91,7 +92,8 @@ def disturbed(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     kept, draws = [p.detach().clone() for p in parameters], torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in parameters:
-            p += DISTURBED * p.abs().mean() * torch.randn(p.shape, generator=draws).to(p)
+            size = float(p.abs().mean()) or ZERO  # adapters begin at zero
+            p += DISTURBED * size * torch.randn(p.shape, generator=draws).to(p)
     yield
     with torch.no_grad():
         for p, before in zip(parameters, kept, strict=True):
