@@ -43,7 +43,8 @@ CARD = Card(
     notes="The student is fine-tuned before it gets filters, in the same run. Filters take steps of their own, in "
     "which no network moves: with the defaults a run costs 1.4 times its steps. a1 and a2 are tuned per task in the "
     "paper. Its code averages the squares over padding too; here over the words to learn. Filters are linear. "
-    "On a small Llama no gain was measured here.",
+    "Small here: on a Llama cut in half a2 0.1 beat random projections by 0.014 nats a word and no states by 0.008; "
+    "on one seed a2 1 and 10 were worse than none.",
 )
 
 
@@ -60,9 +61,9 @@ class TED(Method):
     filter_share: Fraction = 0.2
     """Steps in which filters learn, as a share of the run's and beside them: the student's, then the teacher's."""
     soft: NonNegative = 1.0
-    """a1, of the KL. Paper: about 1 to 5."""
+    """a1, of the KL. The authors' scripts: 0 to 20 by task, mostly 20."""
     layer: NonNegative = 1.0
-    """a2, of the filtered states. Paper: about 1 to 100."""
+    """a2, of the filtered states. The authors' scripts: 10 to 7500 by task."""
     tau: Positive = 2.0
     """Temperature of the KL."""
 
