@@ -21,7 +21,9 @@ def resolve(spec: RunSpec) -> Task:
     card = find(spec.method)
     if card.makes:
         where = f"limbeck.methods.{card.family}.{card.key}"
-        raise InputError("method", card.key, f"makes {card.makes}, which a run cannot compare; use {where} from Python")
+        raise InputError(
+            "method", card.key, f"makes {card.makes}, which a run cannot keep or compare; use {where} from Python"
+        )
     if not spec.teacher and card.teacher in ("frozen", "ensemble", "black_box", "trainable"):
         raise InputError("teacher", "", f"is missing: {card.key} learns from one; name a folder, a file or a Hub id")
     for tracker in spec.trackers:

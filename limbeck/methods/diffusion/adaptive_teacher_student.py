@@ -44,6 +44,7 @@ CARD = Card(
     data="none",
     signal="features",
     loop="training_free",
+    makes="a sampler that holds the teacher",
     notes="The student is given already distilled. The estimator is a function of your own; without one it is the "
     "teacher's evidence for the label, where the paper has ImageReward. Do not judge with the estimator that routes. "
     "The generator is passed to the teacher, which the released code forgets.",

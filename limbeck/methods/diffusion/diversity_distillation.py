@@ -45,6 +45,7 @@ CARD = Card(
     data="none",
     signal="features",
     loop="training_free",
+    makes="a sampler that holds the teacher",
     notes="The student is given already distilled. The state is handed over at the time of the base's grid that is "
     "nearest to the student's, on the student's own scale of data and noise. A guided step counts as two evaluations.",
 )
