@@ -89,7 +89,7 @@ def test_what_is_finished_is_not_done_again(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
 ) -> None:
     settings = {**settings, "seeds": 2}
-    killed_at(monkeypatch, settings, tmp_path / "run", 30)  # in the control of the second seed
+    killed_at(monkeypatch, settings, tmp_path / "run", 30)  # in the method of the second seed
     arms = {path.name for path in (tmp_path / "run" / "arms").iterdir()}
     assert arms == {"seed-0-control.json", "seed-0-kd.json"}
     steps: list[FitId] = []
@@ -101,7 +101,7 @@ def test_what_is_finished_is_not_done_again(
 
     monkeypatch.setattr(training.Training, "fit", fit)
     outcome = go(settings, tmp_path / "run")
-    assert [(which.seed, which.arm) for which in steps] == [(1, "control"), (1, "kd")]
+    assert [(which.seed, which.arm) for which in steps] == [(1, "kd"), (1, "control")]
     assert outcome.gain == go(settings, tmp_path / "whole").gain
 
 
@@ -110,7 +110,7 @@ def test_what_is_finished_is_not_done_again(
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path, file: str, damage: str
 ) -> None:
-    killed_at(monkeypatch, settings, tmp_path / "run", 18)
+    killed_at(monkeypatch, settings, tmp_path / "run", 6)
     held = sorted((tmp_path / "run" / "checkpoints" / "seed-0" / "kd" / "student").iterdir())
     assert [path.name for path in held] == ["step-00000005", "step-00000006"]
     path = held[-1] / file
