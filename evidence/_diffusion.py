@@ -7,24 +7,20 @@ Teachers are trained once for a seed and their settings and kept in the cache fo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from evidence._shared import fresh, images, kept
 from limbeck import Method, fit
-from limbeck.core.checkpoint import atomic_folder
 from limbeck.core.method import Setting
-from limbeck.core.modules import Taps, freeze
+from limbeck.core.modules import Taps
 from limbeck.core.schedule import Cosine
 from limbeck.data.batches import Batches
-from limbeck.data.images import DataPair
-from limbeck.data.load import load_data
 from limbeck.data.samples import SampleBatches, SampleSet
 from limbeck.diagnostics.generation import frechet, modes, sliced_wasserstein
 from limbeck.methods.classification.supervised import Supervised
@@ -35,7 +31,6 @@ from limbeck.models.gaussian_mixture import GaussianMixture, ring
 from limbeck.models.sampling import Ode, Sampler
 from limbeck.models.tiny import cnn
 from limbeck.models.tiny_denoiser import mlp
-from limbeck.run.control import cache_folder
 
 __all__ = [
     "accuracy_of", "batches", "digits", "digits_teacher", "distilled", "features", "images", "judge", "kept", "made",
@@ -79,40 +74,14 @@ def distilled(
     return method.distil(Setting(student, [teacher], data, budget, run), values)
 
 
-def kept(model: Denoiser, facts: str, learn: Callable[[Denoiser], object]) -> Denoiser:
-    """A model with the weights of a former call with the same facts, or trained now and kept; frozen."""
-    name = hashlib.sha256(f"{facts} {torch.__version__}".encode()).hexdigest()[:24]
-    folder = cache_folder().parent / "evidence" / name
-    if (folder / "model.safetensors").is_file():
-        load_model(model, folder / "model.safetensors")
-        return freeze(model)
-    learn(model)
-    with atomic_folder(folder) as part:
-        save_model(model, str(part / "model.safetensors"))
-    return freeze(model)
-
-
-def _fresh(seed: int, make: Callable[[], Any]) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
 def ring_teacher(seed: int, classes: int = 1, width: int = 96, steps: int = 4000) -> Denoiser:
     """A flow on the ring: a perceptron that predicts velocities, trained with a tenth of the labels left out."""
-    model = _fresh(10_000 + seed, lambda: mlp(width, 3, classes=classes if classes > 1 else 0))
+    model = fresh(10_000 + seed, lambda: mlp(width, 3, classes=classes if classes > 1 else 0))
 
     def learn(model: Denoiser) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            train(Denoising(model), batches(points(world(classes), seed=seed), seed), steps, lr=3e-3)
+        train(Denoising(model), batches(points(world(classes), seed=seed), seed), steps, lr=3e-3)
 
-    return kept(model, f"ring {seed} {classes} {width} {steps}", learn)
-
-
-def images(data: Path | None) -> DataPair:
-    """The images to check a claim on: scikit-learn's digits by default."""
-    return load_data(str(data) if data is not None else "digits")
+    return kept(model, f"ring {seed} {classes} {width} {steps}", seed, learn)
 
 
 def digits(data: Path | None) -> SampleSet:
@@ -124,32 +93,24 @@ def digits_teacher(data: Path | None, seed: int, width: int = 256, steps: int = 
     """A class-conditional flow on the images: a perceptron that predicts velocities, a tenth of the labels left out."""
     pair = images(data)
     shape, classes = pair.train.shape, pair.train.classes
-    model = _fresh(20_000 + seed, lambda: mlp(width, 3, shape=shape, classes=classes))
+    model = fresh(20_000 + seed, lambda: mlp(width, 3, shape=shape, classes=classes))
 
     def learn(model: Denoiser) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            train(Denoising(model), batches(SampleSet.of(pair.train), seed, 128), steps, lr=2e-3)
+        train(Denoising(model), batches(SampleSet.of(pair.train), seed, 128), steps, lr=2e-3)
 
-    return kept(model, f"images {pair.train.fingerprint} {seed} {width} {steps}", learn)
+    return kept(model, f"images {pair.train.fingerprint} {seed} {width} {steps}", seed, learn)
 
 
 def judge(data: Path | None, seed: int = 0) -> Classifier:
     """A classifier of the images, 64 features wide: the stated feature space of Frechet distances, and a judge of
     labels."""
     pair = images(data)
-    model = _fresh(30_000 + seed, lambda: cnn(32, 64, shape=pair.train.shape, classes=pair.train.classes))
-    name = hashlib.sha256(f"judge {pair.train.fingerprint} {seed} {torch.__version__}".encode()).hexdigest()[:24]
-    folder = cache_folder().parent / "evidence" / name
-    if (folder / "model.safetensors").is_file():
-        load_model(model, folder / "model.safetensors")
-        return freeze(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    model = fresh(30_000 + seed, lambda: cnn(32, 64, shape=pair.train.shape, classes=pair.train.classes))
+
+    def learn(model: Classifier) -> None:
         train(Supervised(model), Batches(pair.train, 64, seed=seed), 1500, lr=3e-3)
-    with atomic_folder(folder) as part:
-        save_model(model, str(part / "model.safetensors"))
-    return freeze(model)
+
+    return kept(model, f"judge {pair.train.fingerprint} {seed}", seed, learn)
 
 
 @torch.no_grad()

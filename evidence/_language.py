@@ -6,20 +6,17 @@ default ``~/.cache/limbeck``): many experiments learn from the same one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor
 
+from evidence._shared import fresh, kept
 from limbeck import Method, fit
-from limbeck.core.checkpoint import atomic_folder
 from limbeck.core.method import Setting
-from limbeck.core.modules import freeze
 from limbeck.core.schedule import Cosine
 from limbeck.data.load_text import load_text
 from limbeck.data.text import TextPair, TextSet
@@ -29,7 +26,6 @@ from limbeck.losses.vocabulary import ForwardKL, token_loss, word_log_probs
 from limbeck.methods.language.sft import SFT
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama
-from limbeck.run.control import cache_folder
 
 __all__ = [
     "batches", "distilled", "exact_match", "kl_to", "lm", "nll", "prose", "prose_teacher", "rows",
@@ -70,9 +66,7 @@ def batches(data: TokenSet, seed: int, batch: int = 16) -> TokenBatches:
 
 def lm(width: int, depth: int, tokenizer: Any, seed: int) -> CausalLM:
     """A small Llama with fresh weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return llama(width, depth, tokenizer, context=128)
+    return fresh(seed, lambda: llama(width, depth, tokenizer, context=128))
 
 
 def train(method: Method, data: Any, steps: int, lr: float = 4e-3, clip: float | None = 1.0) -> Method:
@@ -108,18 +102,8 @@ def teacher(
 ) -> CausalLM:
     """A frozen Llama that was trained on these rows, or the same from the cache."""
     model = lm(width, depth, data.tokenizer, 10_000 + seed)
-    facts = f"{width} {depth} {data.fingerprint} {len(data.tokenizer)} {seed} {steps} {batch} {lr} {torch.__version__}"
-    kept = cache_folder().parent / "evidence" / hashlib.sha256(facts.encode()).hexdigest()[:24]
-    file = kept / "model.safetensors"
-    if file.is_file():
-        load_model(model, file)
-        return freeze(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        train(SFT(model), batches(data, seed, batch), steps, lr)
-    with atomic_folder(kept) as part:
-        save_model(model, str(part / "model.safetensors"))
-    return freeze(model)
+    facts = f"{width} {depth} {data.fingerprint} {len(data.tokenizer)} {seed} {steps} {batch} {lr}"
+    return kept(model, facts, seed, lambda model: train(SFT(model), batches(data, seed, batch), steps, lr))
 
 
 def _held_out(data: TokenSet) -> TokenBatches:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from limbeck import Method, fit
+from limbeck.core.checkpoint import atomic_folder
 from limbeck.core.method import MakeOptimizer
+from limbeck.core.modules import freeze
 from limbeck.core.schedule import Cosine
 from limbeck.data.batches import Batches
 from limbeck.data.images import DataPair, ImageSet
 from limbeck.data.load import load_data
+from limbeck.models.load import seeded
+from limbeck.run.control import cache_folder
 
-__all__ = ["accuracy", "batches", "images", "probabilities", "train"]
+__all__ = ["accuracy", "batches", "fresh", "images", "kept", "probabilities", "train"]
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def images(data: Path | None) -> DataPair:
@@ -53,3 +62,26 @@ def probabilities(model: nn.Module, data: ImageSet) -> torch.Tensor:
 def accuracy(model: nn.Module, data: ImageSet) -> float:
     """Test accuracy, %."""
     return 100.0 * float((probabilities(model, data).argmax(1) == data.labels).float().mean())
+
+
+def fresh(seed: int, make: Callable[[], M]) -> M:
+    """A network whose weights depend on the seed alone; the caller's random state is left as it was."""
+    with seeded(seed):
+        return make()
+
+
+def kept(model: M, facts: str, seed: int, learn: Callable[[M], object]) -> M:
+    """A model with the weights of a former call with the same facts, or trained now under the seed and kept; frozen.
+
+    The place is the cache folder (``LIMBECK_CACHE``, by default ``~/.cache/limbeck``).
+    """
+    name = hashlib.sha256(f"{facts} {torch.__version__}".encode()).hexdigest()[:24]
+    folder = cache_folder().parent / "evidence" / name
+    if (folder / "model.safetensors").is_file():
+        load_model(model, folder / "model.safetensors")
+        return freeze(model)
+    with seeded(seed):
+        learn(model)
+    with atomic_folder(folder) as part:
+        save_model(model, str(part / "model.safetensors"))
+    return freeze(model)

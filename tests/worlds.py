@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -35,6 +35,17 @@ SHAPE, CLASSES = (3, 16, 16), ("ant", "bee", "cat", "dog", "eel", "fox")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
 
+def _setting(world: Any, batches: Callable[[], Any], steps: int, folder: Path | None) -> Setting:
+    """Students number 0, 1, ... of a world, copies of its teachers, fresh batches, and a fit under plain SGD."""
+    seeds = itertools.count()
+
+    def run(method: Method, *, name: str = "fit", data: Iterable[Any] | None = None, steps: int = steps) -> None:
+        kept = Checkpoint(folder / name, every=1, seconds=0) if folder is not None else None
+        fit(method, batches() if data is None else data, SGD, steps=steps, checkpoint=kept)
+
+    return Setting(lambda: world.student(next(seeds)), copy.deepcopy(world.teachers), batches(), steps, run)
+
+
 @dataclass(frozen=True)
 class VisionWorld:
     """Six classes of 3x16x16 images; every call and attribute is a pure function of the seed."""
@@ -55,15 +66,7 @@ class VisionWorld:
 
     def setting(self, steps: int = 3, folder: Path | None = None) -> Setting:
         """What a run would hand to ``Method.distil``; with a folder, every fit keeps a checkpoint a step in it."""
-        seeds = itertools.count()
-
-        def run(method: Method, *, name: str = "fit", data: Iterable[Any] | None = None, steps: int = steps) -> None:
-            source = self.data.with_data(self.train) if data is None else data
-            kept = Checkpoint(folder / name, every=1, seconds=0) if folder is not None else None
-            fit(method, source, SGD, steps=steps, checkpoint=kept)
-
-        data = self.data.with_data(self.train)
-        return Setting(lambda: self.student(next(seeds)), copy.deepcopy(self.teachers), data, steps, run)
+        return _setting(self, lambda: self.data.with_data(self.train), steps, folder)
 
 
 def vision_world(seed: int = 0, *, teachers: int = 1, batch: int = 16) -> VisionWorld:
@@ -138,15 +141,7 @@ class LanguageWorld:
 
     def setting(self, steps: int = 3, folder: Path | None = None) -> Setting:
         """What a run would hand to ``Method.distil``; with a folder, every fit keeps a checkpoint a step in it."""
-        seeds = itertools.count()
-
-        def run(method: Method, *, name: str = "fit", data: Iterable[Any] | None = None, steps: int = steps) -> None:
-            source = self.batches(self.data.batch, self.seed) if data is None else data
-            kept = Checkpoint(folder / name, every=1, seconds=0) if folder is not None else None
-            fit(method, source, SGD, steps=steps, checkpoint=kept)
-
-        data = self.batches(self.data.batch, self.seed)
-        return Setting(lambda: self.student(next(seeds)), copy.deepcopy(self.teachers), data, steps, run)
+        return _setting(self, lambda: self.batches(self.data.batch, self.seed), steps, folder)
 
 
 def language_world(seed: int = 0, *, teachers: int = 1, batch: int = 16, crossed: bool = False) -> LanguageWorld:
@@ -214,15 +209,7 @@ class DiffusionWorld:
 
     def setting(self, steps: int = 3, folder: Path | None = None) -> Setting:
         """What a run would hand to ``Method.distil``; with a folder, every fit keeps a checkpoint a step in it."""
-        seeds = itertools.count()
-
-        def run(method: Method, *, name: str = "fit", data: Iterable[Any] | None = None, steps: int = steps) -> None:
-            source = self.data.with_data(self.train) if data is None else data
-            kept = Checkpoint(folder / name, every=1, seconds=0) if folder is not None else None
-            fit(method, source, SGD, steps=steps, checkpoint=kept)
-
-        data = self.data.with_data(self.train)
-        return Setting(lambda: self.student(next(seeds)), copy.deepcopy(self.teachers), data, steps, run)
+        return _setting(self, lambda: self.data.with_data(self.train), steps, folder)
 
 
 def diffusion_world(seed: int = 0, *, teachers: int = 1, batch: int = 16) -> DiffusionWorld:

@@ -163,15 +163,28 @@ class Denoiser(nn.Module):
             return (sampler or self.sampler)(self, noise, y, generator)
 
 
-class Guided(nn.Module):
+class _Around(nn.Module):
+    """A model that is called through another: path, shape, classes and the like are those of the ``model`` inside."""
+
+    model: nn.Module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    generate = Denoiser.generate  # through the outer call, not that of the model inside
+
+
+class Guided(_Around):
     """Classifier-free guidance as a model (Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598).
 
     Args:
         model: a conditional model that was also trained without labels.
         scale: the strength, one number or one a sample (B,).
         rule: ``from_unconditional``: ``u + w (c - u)``, off at 1; ``from_conditional``: ``c + w (c - u)``, off at 0.
-        The
-            two differ by one in w, and both are found in papers and code.
+            The two differ by one in w, and both are found in papers and code.
 
     Raises:
         InputError: for a guidance of a model that has no classes.
@@ -185,22 +198,13 @@ class Guided(nn.Module):
             raise InputError("guidance", scale, "needs a conditional model; this one has no classes")
         self.model, self.scale, self.rule = model, scale, rule
 
-    def __getattr__(self, name: str) -> Any:
-        """Path, shape, classes and the like are the model's own."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
-
-    generate = Denoiser.generate  # through this call, not that of the model inside
-
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, extra: Tensor | None = None) -> Denoised:
         if self.off or y is None:
             return self.model(x, t, y, extra)
         return guide(self.model, x, t, y, self.scale, self.rule, extra)
 
 
-class Told(nn.Module):
+class Told(_Around):
     """A model with its further numbers fixed, as a model that is told none: one of many teachers, say.
 
     Args:
@@ -213,15 +217,6 @@ class Told(nn.Module):
         if len(extra) != model.extras:
             raise InputError("extra", len(extra), f"numbers were given; the network is told {model.extras}")
         self.model, self.extra = model, extra
-
-    def __getattr__(self, name: str) -> Any:
-        """Path, shape, classes and the like are the model's own."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
-
-    generate = Denoiser.generate
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, extra: Tensor | None = None) -> Denoised:
         return self.model(x, t, y, x.new_tensor(self.extra).expand(len(x), -1))

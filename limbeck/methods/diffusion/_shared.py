@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.modules import Taps, eval_mode
+from limbeck.losses.score import distance
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.gan import FeatureDiscriminator
+from limbeck.models.low_rank import adapted
 from limbeck.models.path import EDM, Path, wide
 
 __all__ = [
-    "Target", "critic_of", "denoising", "discriminator_of", "karras_times", "logits_of", "lognormal_times", "produce",
-    "simulate", "still", "trainable", "uniform_times", "without_labels",
+    "Target", "critic_of", "denoising", "discriminator_of", "karras_times", "logits_of", "lognormal_times",
+    "noised_logits", "produce", "score_gap", "simulate", "still", "trainable", "uniform_times", "without_labels",
 ]  # fmt: skip
 
 Target = Literal["x0", "eps", "v", "velocity", "edm"]
@@ -33,10 +35,12 @@ def trainable(model: Denoiser) -> Denoiser:
     return made.requires_grad_(True).train()
 
 
-def critic_of(teacher: Denoiser, student: Denoiser) -> Denoiser:
-    """What learns the student's distribution: a copy of the teacher; of the student where the teacher has no
-    weights."""
-    return trainable(teacher if any(True for _ in teacher.parameters()) else student)
+def critic_of(teacher: Denoiser, student: Denoiser, rank: int = 0, alpha: float = 0.0) -> Denoiser:
+    """What learns the student's distribution: a copy of the teacher, or with a ``rank`` its own weights with adapters;
+    a copy of the student where the teacher has no weights."""
+    if not any(True for _ in teacher.parameters()):
+        return trainable(student)
+    return adapted(teacher, rank, alpha) if rank else trainable(teacher)
 
 
 def uniform_times(x: Tensor, low: float = 0.02, high: float = 0.98) -> Tensor:
@@ -96,6 +100,22 @@ def denoising(
     return apart.square().flatten(1).mean(1)
 
 
+@torch.no_grad()
+def score_gap(  # noqa: PLR0917 (samples, who judges them, and between which times)
+    x: Tensor, y: Tensor, teacher: nn.Module, critic: nn.Module, low: float, high: float, floor: float = 1e-6
+) -> Tensor:
+    """DMD's direction at clean samples, noised to random times: ``(mu_fake - mu_real) / mean |x - mu_real|``.
+
+    (B, ...), read in eval mode. :func:`limbeck.losses.score.follow` makes a loss of it, whose gradient is that of the
+    reverse KL divergence; its negative leads to the teacher.
+    """
+    t = uniform_times(x, low, high)
+    x_t = teacher.path.noised(x, torch.randn_like(x), t)
+    with eval_mode(critic):
+        real, fake = teacher(x_t, t, y).x0, critic(x_t, t, y).x0
+    return (fake - real) / distance(x, real, floor)
+
+
 def produce(student: nn.Module, noise: Tensor, y: Tensor | None = None, t: float = 1.0) -> Tensor:
     """A one-step generator: the ``x0`` that the student sees in pure noise at time t, with gradient."""
     return student(student.prior(noise, t), t, y).x0
@@ -131,3 +151,11 @@ def logits_of(head: nn.Module, model: nn.Module, x_t: Tensor, t: Tensor, y: Tens
     """(B,) logits, high for real, of noised samples; the gradient reaches ``x_t``, the model and the head."""
     _, (feature,) = Taps(model.middle)(model, x_t, t, y)
     return head(feature)
+
+
+def noised_logits(  # noqa: PLR0917 (who judges what, and between which times)
+    head: nn.Module, model: nn.Module, x: Tensor, y: Tensor, low: float = 0.0, high: float = 1.0
+) -> Tensor:
+    """(B,) logits, high for real, of clean samples noised to random times."""
+    t = uniform_times(x, low, high)
+    return logits_of(head, model, model.path.noised(x, torch.randn_like(x), t), t, y)

@@ -28,7 +28,7 @@ from limbeck.core.modules import freeze
 from limbeck.data.samples import Samples
 from limbeck.errors import InputError
 from limbeck.losses.score import distance, follow
-from limbeck.methods.diffusion._shared import critic_of, denoising, still, uniform_times
+from limbeck.methods.diffusion._shared import critic_of, denoising, score_gap, uniform_times
 from limbeck.models.denoiser import Denoised, Denoiser
 from limbeck.models.sampling import FewStep
 
@@ -141,11 +141,6 @@ class CDM(Method):
         real = self.teacher(x_s, s, y).x0
         return (real - self.teacher(x_s, s).x0) / distance(x, real, self.floor)
 
-    @torch.no_grad()
     def shield(self, x: Tensor, y: Tensor) -> Tensor:
         """From where the critic sees samples to where the teacher does, (B, ...)."""
-        s = uniform_times(x, self.t_min, self.t_max)
-        x_s = self.teacher.path.noised(x, torch.randn_like(x), s)
-        with still(self.critic):
-            real, fake = self.teacher(x_s, s, y).x0, self.critic(x_s, s, y).x0
-        return (real - fake) / distance(x, real, self.floor)
+        return -score_gap(x, y, self.teacher, self.critic, self.t_min, self.t_max, self.floor)

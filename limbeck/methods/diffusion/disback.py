@@ -26,8 +26,8 @@ from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Setting, Update, roles
 from limbeck.core.modules import freeze
 from limbeck.data.samples import Samples
-from limbeck.losses.score import distance, follow
-from limbeck.methods.diffusion._shared import critic_of, denoising, produce, still, trainable, uniform_times
+from limbeck.losses.score import follow
+from limbeck.methods.diffusion._shared import critic_of, denoising, produce, score_gap, still, trainable, uniform_times
 from limbeck.models.denoiser import Denoiser, Guided
 from limbeck.models.sampling import FewStep
 
@@ -102,11 +102,8 @@ class DisBack(Method):
 
     def matching(self, x: Tensor, y: Tensor, clock: Clock) -> Tensor:
         """DMD's gradient at x towards the teacher of the moment."""
-        t = uniform_times(x, self.t_min, self.t_max)
-        with torch.no_grad(), still(self.critic):
-            x_t = self.teacher.path.noised(x, torch.randn_like(x), t)
-            real, fake = Guided(self.target(clock), self.guidance)(x_t, t, y).x0, self.critic(x_t, t, y).x0
-        return follow(x, (fake - real) / distance(x, real)).mean()
+        real = Guided(self.target(clock), self.guidance)
+        return follow(x, score_gap(x, y, real, self.critic, self.t_min, self.t_max)).mean()
 
     def target(self, clock: Clock) -> nn.Module:
         """The teacher of the moment: one stop nearer to the true one at even intervals, and that one at last."""

@@ -27,12 +27,13 @@ from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Upd
 from limbeck.core.modules import freeze
 from limbeck.data.samples import Samples
 from limbeck.losses.adversarial import nonsaturating
-from limbeck.losses.score import distance, follow
+from limbeck.losses.score import follow
 from limbeck.methods.diffusion._shared import (
     critic_of,
     denoising,
     discriminator_of,
-    logits_of,
+    noised_logits,
+    score_gap,
     simulate,
     uniform_times,
 )  # fmt: skip
@@ -116,13 +117,8 @@ class DMD2(Method):
 
     def matching(self, x: Tensor, y: Tensor) -> Tensor:
         """The gradient of the reverse KL divergence at x, as a loss."""
-        t = uniform_times(x, self.t_min, self.t_max)
-        with torch.no_grad():
-            x_t = self.teacher.path.noised(x, torch.randn_like(x), t)
-            real, fake = self.guided(x_t, t, y).x0, self.critic(x_t, t, y).x0
-        return follow(x, (fake - real) / distance(x, real)).mean()
+        return follow(x, score_gap(x, y, self.guided, self.critic, self.t_min, self.t_max)).mean()
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """What the discriminator says of samples noised to a random time."""
-        t = uniform_times(x, 0.0, 1.0)
-        return logits_of(self.head, self.critic, self.critic.path.noised(x, torch.randn_like(x), t), t, y)
+        return noised_logits(self.head, self.critic, x, y)

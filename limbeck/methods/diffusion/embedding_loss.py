@@ -24,8 +24,8 @@ from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Upd
 from limbeck.core.modules import freeze
 from limbeck.data.samples import Samples
 from limbeck.losses.kernel import gaussian, linear, mmd2
-from limbeck.losses.score import distance, follow
-from limbeck.methods.diffusion._shared import critic_of, denoising, produce, still, uniform_times
+from limbeck.losses.score import follow
+from limbeck.methods.diffusion._shared import critic_of, denoising, produce, score_gap, uniform_times
 from limbeck.models.denoiser import Denoiser, Guided
 from limbeck.models.random_features import RandomFeatures
 from limbeck.models.sampling import FewStep
@@ -100,11 +100,8 @@ class EmbeddingLoss(Method):
 
     def matching(self, x: Tensor, y: Tensor) -> Tensor:
         """DMD's gradient at x, as a loss."""
-        t = uniform_times(x, self.t_min, self.t_max)
-        with torch.no_grad(), still(self.critic):
-            x_t = self.teacher.path.noised(x, torch.randn_like(x), t)
-            real, fake = Guided(self.teacher, self.guidance)(x_t, t, y).x0, self.critic(x_t, t, y).x0
-        return follow(x, (fake - real) / distance(x, real)).mean()
+        real = Guided(self.teacher, self.guidance)
+        return follow(x, score_gap(x, y, real, self.critic, self.t_min, self.t_max)).mean()
 
     def apart(self, real: Tensor, fake: Tensor) -> Tensor:
         """``MMD^2`` in the last features of the network of the moment; the gradient reaches ``fake`` alone."""

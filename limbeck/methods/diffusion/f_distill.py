@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Update
-from limbeck.core.modules import freeze
+from limbeck.core.modules import eval_mode, freeze
 from limbeck.data.samples import Samples
 from limbeck.losses.adversarial import nonsaturating
 from limbeck.losses.ratio import Divergence, density_ratio, weights
@@ -32,6 +32,7 @@ from limbeck.methods.diffusion._shared import (
     denoising,
     discriminator_of,
     logits_of,
+    noised_logits,
     produce,
     uniform_times,
 )  # fmt: skip
@@ -133,11 +134,10 @@ class FDistill(Method):
 
     def matching(self, x: Tensor, x_t: Tensor, t: Tensor, y: Tensor, h: Tensor) -> Tensor:
         """The divergence's gradient at x, as a loss a sample, (B,)."""
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(self.critic):
             real, fake = self.guided(x_t, t, y).x0, self.critic(x_t, t, y).x0
         return follow(x, wide(h, x) * (fake - real) / distance(x, real))
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """What the discriminator says of samples noised to a random time."""
-        t = uniform_times(x, self.t_min, self.t_max)
-        return logits_of(self.head, self.teacher, self.teacher.path.noised(x, torch.randn_like(x), t), t, y)
+        return noised_logits(self.head, self.teacher, x, y, self.t_min, self.t_max)

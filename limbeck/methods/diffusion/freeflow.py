@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Method, NonNegative, Positive, Update, Weight, value
-from limbeck.core.modules import freeze
+from limbeck.core.modules import eval_mode, freeze
 from limbeck.core.schedule import Warmup
 from limbeck.data.samples import Samples
 from limbeck.losses.score import follow
@@ -118,7 +118,7 @@ class FreeFlow(Method):
     def correct(self, x: Tensor, y: Tensor) -> Tensor:
         """A loss whose descent leads x (B, ...) from where the second network sees it to where the teacher does."""
         r = uniform_times(x)
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(self.fake):
             x_r = Flow().noised(x, torch.randn_like(x), r)
             gap = self.flow(x_r, r, y).velocity - self.fake(x_r, r, y).velocity  # noise-ward: u_psi - u_T
         return follow(x, gap).mean()

@@ -31,7 +31,7 @@ from limbeck.core.modules import Ema, freeze
 from limbeck.data.samples import Samples
 from limbeck.errors import InputError
 from limbeck.losses.adversarial import hinge
-from limbeck.losses.score import distance, follow
+from limbeck.losses.score import follow
 from limbeck.methods.diffusion._jumps import below, consistency, edges, stage, toward
 from limbeck.methods.diffusion._shared import (
     critic_of,
@@ -39,6 +39,7 @@ from limbeck.methods.diffusion._shared import (
     discriminator_of,
     logits_of,
     produce,
+    score_gap,
     simulate,
     uniform_times,
 )  # fmt: skip
@@ -173,11 +174,7 @@ class HyperSD(Method):
     def matching(self, x: Tensor, y: Tensor) -> Tensor:
         """The gradient of the reverse KL divergence at one-step samples x, as a loss."""
         assert self.critic is not None
-        t = uniform_times(x)
-        with torch.no_grad():
-            x_t = self.teacher.path.noised(x, torch.randn_like(x), t)
-            real, fake = self.guided(x_t, t, y).x0, self.critic(x_t, t, y).x0
-        return follow(x, (fake - real) / distance(x, real)).mean()
+        return follow(x, score_gap(x, y, self.guided, self.critic, 0.02, 0.98)).mean()
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:

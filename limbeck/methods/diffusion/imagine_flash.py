@@ -25,7 +25,7 @@ from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Upd
 from limbeck.core.modules import freeze
 from limbeck.data.samples import Samples
 from limbeck.losses.adversarial import hinge
-from limbeck.methods.diffusion._shared import discriminator_of, logits_of, uniform_times
+from limbeck.methods.diffusion._shared import discriminator_of, noised_logits
 from limbeck.models.denoiser import Denoiser, Guided
 from limbeck.models.sampling import grid, solve
 
@@ -131,5 +131,4 @@ class ImagineFlash(Method):
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """What the discriminator says of samples noised to a random time."""
-        t = uniform_times(x)
-        return logits_of(self.head, self.teacher, self.teacher.path.noised(x, torch.randn_like(x), t), t, y)
+        return noised_logits(self.head, self.teacher, x, y, 0.02, 0.98)

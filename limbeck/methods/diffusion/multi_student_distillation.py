@@ -26,14 +26,14 @@ from limbeck.core.modules import freeze
 from limbeck.data.samples import SampleBatches, Samples
 from limbeck.errors import InputError
 from limbeck.losses.adversarial import nonsaturating
-from limbeck.losses.score import distance, follow
+from limbeck.losses.score import follow
 from limbeck.methods.diffusion._shared import (
     critic_of,
     denoising,
     discriminator_of,
-    logits_of,
+    noised_logits,
     produce,
-    still,
+    score_gap,
     trainable,
     uniform_times,
 )  # fmt: skip
@@ -129,16 +129,12 @@ class MultiStudentDistillation(Method):
 
     def matching(self, x: Tensor, y: Tensor) -> Tensor:
         """DMD's gradient at x, as a loss."""
-        t = uniform_times(x, self.t_min, self.t_max)
-        with torch.no_grad(), still(self.critic):
-            x_t = self.teacher.path.noised(x, torch.randn_like(x), t)
-            real, fake = Guided(self.teacher, self.guidance)(x_t, t, y).x0, self.critic(x_t, t, y).x0
-        return follow(x, (fake - real) / distance(x, real)).mean()
+        real = Guided(self.teacher, self.guidance)
+        return follow(x, score_gap(x, y, real, self.critic, self.t_min, self.t_max)).mean()
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """What the discriminator says of samples noised to a random time."""
-        t = uniform_times(x, 0.0, 1.0)
-        return logits_of(self.head, self.critic, self.critic.path.noised(x, torch.randn_like(x), t), t, y)
+        return noised_logits(self.head, self.critic, x, y)
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:

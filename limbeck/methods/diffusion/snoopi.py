@@ -34,7 +34,6 @@ from limbeck.methods.diffusion._shared import (
     without_labels,
 )  # fmt: skip
 from limbeck.models.denoiser import Denoiser, guide
-from limbeck.models.low_rank import adapted
 from limbeck.models.path import wide
 from limbeck.models.sampling import FewStep
 
@@ -92,8 +91,7 @@ class Snoopi(Method):
                 "teacher", "a model without classes", "cannot be guided; this method needs a conditional one"
             )
         freeze(self.teacher)
-        weighty = any(True for _ in self.teacher.parameters())
-        self.critic = adapted(self.teacher, self.rank, self.alpha) if weighty else critic_of(self.teacher, self.student)
+        self.critic = critic_of(self.teacher, self.student, self.rank, self.alpha)
         self.student.sampler = FewStep((self.start,))
 
     def players(self) -> dict[str, list[nn.Parameter]]:

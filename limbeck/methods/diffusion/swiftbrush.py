@@ -33,7 +33,6 @@ from limbeck.methods.diffusion._shared import (
     without_labels,
 )  # fmt: skip
 from limbeck.models.denoiser import Denoiser, Guided
-from limbeck.models.low_rank import adapted
 from limbeck.models.path import wide
 from limbeck.models.sampling import FewStep
 
@@ -85,8 +84,7 @@ class SwiftBrush(Method):
 
     def __post_init__(self) -> None:
         freeze(self.teacher)
-        weighty = any(True for _ in self.teacher.parameters())
-        self.critic = adapted(self.teacher, self.rank, self.alpha) if weighty else critic_of(self.teacher, self.student)
+        self.critic = critic_of(self.teacher, self.student, self.rank, self.alpha)
         self.student.sampler = FewStep((self.start,))
 
     def players(self) -> dict[str, list[nn.Parameter]]:

@@ -10,7 +10,8 @@ from torch import nn
 from limbeck.data.tokens import TokenBatches, Tokens, TokenSet
 from limbeck.models.causal_lm import CausalLM
 from limbeck.run.checks.bench import Bench
-from limbeck.run.language.task import TextTask, spread
+from limbeck.run.language.rows import spread
+from limbeck.run.language.task import TextTask
 
 __all__ = ["TextBench"]
 

@@ -9,7 +9,8 @@ from limbeck.data.signals import capture, describe
 from limbeck.data.tokens import TokenSet
 from limbeck.errors import InputError
 from limbeck.models.load_lm import load_causal_lm
-from limbeck.run.language.task import CONTEXT, text_rows, words_of
+from limbeck.run.language.rows import CONTEXT, text_rows
+from limbeck.run.language.task import words_of
 from limbeck.run.parser import whole
 from limbeck.run.progress import Show
 from limbeck.run.settle import absolute, device_of, named

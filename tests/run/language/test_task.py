@@ -24,8 +24,9 @@ from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama
 from limbeck.run.compare import compare_command
 from limbeck.run.folder import RunFolder
 from limbeck.run.language.evaluation import count, evaluate, signals
+from limbeck.run.language.rows import spread
 from limbeck.run.language.spelling import word_bytes
-from limbeck.run.language.task import TextTask, spread
+from limbeck.run.language.task import TextTask
 from limbeck.run.outcome import Outcome, TextEvaluation
 from limbeck.run.pipeline import run
 from limbeck.run.preflight import preflight

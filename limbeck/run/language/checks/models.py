@@ -18,7 +18,7 @@ from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 from limbeck.run.evaluation import evaluating
 from limbeck.run.language.bench import PROBED, TextBench
 from limbeck.run.language.evaluation import bits_per_byte, count
-from limbeck.run.language.task import spread
+from limbeck.run.language.rows import spread
 
 CLOSE = 1e-4  # relative, of two ways to compute one number in float32
 STORED = 0.05  # nats a word between a stored signal and a live one
