@@ -7,8 +7,8 @@ the labels left out, so that it can be guided, and written as a pipeline of diff
 DMD2 then takes longer. The student is a pipeline too, and runs/digits-dmd2/report.html shows its digits beside the
 teacher's at 1, 2, 4, 8 and 50 steps, from the same noise. A killed recipe goes on where it was.
 
-Measured, one seed, beside other work: a Frechet distance of 1.02 in one step, in the features of a classifier of digits;
-the control, trained as long without the teacher, 7.87 in one step; the teacher 7.67 in one step, 0.94 in four, 0.28 in
+Measured, one seed, beside other work: a Frechet distance of 1.02 in one step, in a digit classifier's features; the
+control, trained as long without the teacher, 7.87 in one step; the teacher 7.67 in one step, 0.94 in four, 0.28 in
 fifty.
 """
 
