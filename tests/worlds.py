@@ -27,7 +27,7 @@ from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.classifier import Classifier
 from limbeck.models.denoiser import Denoiser
-from limbeck.models.tiny import cnn
+from limbeck.models.tiny import cnn, convnet
 from limbeck.models.tiny_denoiser import mlp
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama
 
@@ -55,9 +55,15 @@ class VisionWorld:
     test: ImageSet
     data: Batches
     teachers: tuple[Classifier, ...]
+    plain: bool = False
 
     def student(self, seed: int = 0) -> Classifier:
-        """A fresh student, narrower than the teachers: stages (6, 8, 8) and (10, 8, 8), penultimate (10,)."""
+        """A fresh student, narrower than the teachers: stages (6, 8, 8) and (10, 8, 8), penultimate (10,); or, plain,
+        a network without batch norm: stages (6, 8, 8) and (6, 4, 4), penultimate (96,)."""
+        if self.plain:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1000 * self.seed + seed)
+                return convnet(6, 2, shape=SHAPE, classes=CLASSES)
         return _fresh(1000 * self.seed + seed, 6, 10)
 
     def batch(self, rows: int = 8) -> Any:
@@ -69,11 +75,12 @@ class VisionWorld:
         return _setting(self, lambda: self.data.with_data(self.train), steps, folder)
 
 
-def vision_world(seed: int = 0, *, teachers: int = 1, batch: int = 16) -> VisionWorld:
-    """A world with its own copies: nothing that is done to it reaches another test."""
+def vision_world(seed: int = 0, *, teachers: int = 1, batch: int = 16, plain: bool = False) -> VisionWorld:
+    """A world with its own copies: nothing that is done to it reaches another test. ``plain``: students have no batch
+    norm."""
     train, test = _images(seed)
     trained = tuple(copy.deepcopy(_teacher(seed, k)) for k in range(teachers))
-    return VisionWorld(seed, train, test, Batches(train, batch, seed=seed), trained)
+    return VisionWorld(seed, train, test, Batches(train, batch, seed=seed), trained, plain)
 
 
 def accuracy(model: Classifier, data: ImageSet) -> float:

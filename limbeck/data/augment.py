@@ -17,53 +17,53 @@ __all__ = ["NAMES", "augmentation"]
 Shape = tuple[int, int, int]
 
 
-def _flip(shape: Shape) -> nn.Module:
+def _flip(shape: Shape, same: bool) -> nn.Module:
     from kornia.augmentation import RandomHorizontalFlip
 
-    return RandomHorizontalFlip(p=0.5)
+    return RandomHorizontalFlip(p=0.5, same_on_batch=same)
 
 
-def _crop(shape: Shape) -> nn.Module:
+def _crop(shape: Shape, same: bool) -> nn.Module:
     from kornia.augmentation import RandomCrop
 
     pad = (max(1, shape[2] // 8), max(1, shape[1] // 8))  # 4 pixels of 32, as in He et al. 2015, section 4.2
-    return RandomCrop(shape[1:], padding=(pad[0], pad[1], pad[0], pad[1]))
+    return RandomCrop(shape[1:], padding=(pad[0], pad[1], pad[0], pad[1]), same_on_batch=same)
 
 
-def _shift(shape: Shape) -> nn.Module:
+def _shift(shape: Shape, same: bool) -> nn.Module:
     from kornia.augmentation import RandomAffine
 
-    return RandomAffine(degrees=0.0, translate=(0.1, 0.1), padding_mode="border", p=1.0)
+    return RandomAffine(degrees=0.0, translate=(0.1, 0.1), padding_mode="border", p=1.0, same_on_batch=same)
 
 
-def _rotate(shape: Shape) -> nn.Module:
+def _rotate(shape: Shape, same: bool) -> nn.Module:
     from kornia.augmentation import RandomAffine
 
-    return RandomAffine(degrees=15.0, padding_mode="border", p=1.0)
+    return RandomAffine(degrees=15.0, padding_mode="border", p=1.0, same_on_batch=same)
 
 
-def _colour(shape: Shape) -> nn.Module:
+def _colour(shape: Shape, same: bool) -> nn.Module:
     from kornia.augmentation import ColorJiggle
 
     if shape[0] != 3:
         raise InputError("augment", "colour", f"needs images of 3 channels, not {shape[0]}")
-    return ColorJiggle(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=1.0)
+    return ColorJiggle(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=1.0, same_on_batch=same)
 
 
-def _erase(shape: Shape) -> nn.Module:
+def _erase(shape: Shape, same: bool) -> nn.Module:
     from kornia.augmentation import RandomErasing
 
-    return RandomErasing(p=0.5)
+    return RandomErasing(p=0.5, same_on_batch=same)
 
 
-_MAKERS: dict[str, Callable[[Shape], nn.Module]] = {
+_MAKERS: dict[str, Callable[[Shape, bool], nn.Module]] = {
     "flip": _flip, "crop": _crop, "shift": _shift, "rotate": _rotate, "colour": _colour, "erase": _erase,
 }  # fmt: skip
 _ALIASES = {"cifar": "crop+flip", "none": ""}
 NAMES = (*_MAKERS, *_ALIASES)
 
 
-def augmentation(names: str, shape: Shape) -> Callable[[Tensor], Tensor] | None:
+def augmentation(names: str, shape: Shape, same: bool = False) -> Callable[[Tensor], Tensor] | None:
     """The augmentation that ``"crop+flip"`` names, for images of one shape; ``None`` for ``"none"``.
 
     Args:
@@ -72,9 +72,10 @@ def augmentation(names: str, shape: Shape) -> Callable[[Tensor], Tensor] | None:
             (brightness, contrast, saturation 0.4, hue 0.1), ``erase`` (one rectangle, p 0.5), ``cifar`` (crop+flip),
             ``none``.
         shape: (C, H, W).
+        same: one draw for all samples of a batch.
 
     Returns:
-        A function of (B, C, H, W) in [0, 1]; each sample gets a draw of its own.
+        A function of (B, C, H, W) in [0, 1]; each sample gets a draw of its own, but for ``same``.
 
     Raises:
         InputError: with the nearest name when one is unknown.
@@ -85,7 +86,7 @@ def augmentation(names: str, shape: Shape) -> Callable[[Tensor], Tensor] | None:
         if name and name not in _MAKERS:
             raise InputError("augment", name, "is no augmentation" + nearest(name, NAMES))
         if name:
-            chain.append(_MAKERS[name](shape))
+            chain.append(_MAKERS[name](shape, same))
 
     def apply(x: Tensor) -> Tensor:
         for step in chain:

@@ -59,10 +59,12 @@ class Stream(Generic[B]):
     def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.rows)
-        mixed = (
-            self.seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03
-        ) % 2**63  # seed 0 epoch 1 != seed 1 epoch 0
-        return torch.randperm(self.rows, generator=torch.Generator().manual_seed(mixed))
+        return torch.randperm(self.rows, generator=self._drawn(epoch))
+
+    def _drawn(self, epoch: int) -> torch.Generator:
+        """Chance of an epoch; seed 0 in epoch 1 is not seed 1 in epoch 0."""
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03) % 2**63
+        return torch.Generator().manual_seed(mixed)
 
     def state_dict(self) -> dict[str, int]:
         """Where the stream is."""

@@ -24,7 +24,7 @@ from limbeck.core.modules import unwrap
 from limbeck.errors import InputError, brief, nearest
 from limbeck.models.classifier import Classifier, counted, same_classes
 from limbeck.models.resnet import resnet
-from limbeck.models.tiny import cnn, mixer, mlp, vit
+from limbeck.models.tiny import cnn, convnet, mixer, mlp, vit
 
 __all__ = ["NAMES", "PICKLES", "load_classifier", "save_classifier", "seeded"]
 
@@ -36,7 +36,7 @@ _FIXED: dict[str, Callable[..., Classifier]] = {
     "vit-tiny": partial(vit, 64, 4),
 }
 NAMES = (*_FIXED, "mlp-16", "mlp-64x2", "mlp-256x2", "cnn-8-16", "cnn-8-16-32", "cnn-32-64-128",
-         "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56")  # fmt: skip
+         "convnet-32x2", "convnet-128x3", "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56")  # fmt: skip
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 CARD = """---
 library_name: limbeck
@@ -59,7 +59,7 @@ def load_classifier(
     Args:
         reference: one of
 
-            - ``mlp-64x2`` (width, depth), ``cnn-8-16-32`` (a width a stage), ``vit-tiny``, ``mixer-tiny``,
+            - ``mlp-64x2`` (width, depth), ``cnn-8-16-32`` (a width a stage), ``convnet-32x2``, ``vit-tiny``,
               ``resnet20``: fresh weights;
             - ``resnet20@weights.safetensors``: such a network with weights of its own;
             - a folder written by :func:`save_classifier`;
@@ -165,6 +165,8 @@ def _made(reference: str, shape: Shape | None, classes: Classes | None) -> Class
         model = _FIXED[reference](shape=shape, classes=classes)
     elif found := re.fullmatch(r"mlp-(\d{1,5})(?:x(\d{1,2}))?", reference):
         model = mlp(*[int(found[1])] * int(found[2] or 1), shape=shape, classes=classes)
+    elif found := re.fullmatch(r"convnet-(\d{1,4})x(\d{1,2})", reference):
+        model = convnet(int(found[1]), int(found[2]), shape=shape, classes=classes)
     elif found := re.fullmatch(r"cnn((?:-\d{1,4})+)", reference):
         model = cnn(*map(int, found[1][1:].split("-")), shape=shape, classes=classes)
     elif found := re.fullmatch(r"resnet(\d{1,4})", reference):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
+from limbeck.models.use import Descent, Use
 
 __all__ = ["Budget", "Plain", "Shared", "SyntheticSet", "Tiled", "initial"]
 
@@ -123,6 +124,7 @@ class SyntheticSet(nn.Module):
         targets: (N, K) or (N, D): learnable continuous labels of the *decoded* images, logits or features; none for
         hard ones.
         rates: learnable positive step sizes that training on the set uses; none for the trainer's own.
+        use: how networks are trained on it.
         name: what messages and reports call it.
 
     Raises:
@@ -131,10 +133,11 @@ class SyntheticSet(nn.Module):
 
     def __init__(
         self, images: Plain | Shared, y: Tensor, classes: Sequence[str], *, targets: Tensor | None = None,
-        rates: Sequence[float] = (), name: str = "distilled",
+        rates: Sequence[float] = (), use: Use | None = None, name: str = "distilled",
     ) -> None:  # fmt: skip
         super().__init__()
         self.images, self.classes, self.name = images, tuple(classes), name
+        self.use: Use = use or Descent()
         stored = images.stored[0]
         if y.shape != (stored,) or y.dtype != torch.int64 or int(y.min()) < 0 or int(y.max()) >= len(self.classes):
             raise InputError(name, f"{y.dtype} {list(y.shape)}", f"are the labels; {stored} rows of a class are needed")
@@ -186,8 +189,9 @@ class SyntheticSet(nn.Module):
 
 
 def initial(
-    data: ImageSet, per_class: int, *, how: str = "real", factor: int = 1, seed: int = 0, rates: Sequence[float] = ()
-) -> SyntheticSet:
+    data: ImageSet, per_class: int, *, how: str = "real", factor: int = 1, seed: int = 0, rates: Sequence[float] = (),
+    use: Use | None = None,
+) -> SyntheticSet:  # fmt: skip
     """A set to begin with.
 
     Args:
@@ -196,7 +200,7 @@ def initial(
         how: ``real``, random images of the class; ``noise``, uniform.
         factor: f of :class:`Tiled`; 1 for plain pixels. Tiles begin as f^2 real images made small.
         seed: of the choice.
-        rates: see :class:`SyntheticSet`.
+        rates, use: see :class:`SyntheticSet`.
 
     Raises:
         InputError: for more images a class than there are.
@@ -224,4 +228,4 @@ def initial(
             grid = small.reshape(len(y), factor, factor, c, height // factor, width // factor)
             pixels = grid.permute(0, 3, 1, 4, 2, 5).reshape(len(y), c, height, width)
     images = Tiled(pixels, factor) if factor > 1 else Plain(pixels)
-    return SyntheticSet(images, y, data.classes, rates=rates, name=f"distilled {data.name}")
+    return SyntheticSet(images, y, data.classes, rates=rates, use=use, name=f"distilled {data.name}")

@@ -1,4 +1,4 @@
-"""Small networks to start from: names such as ``mlp-64x2``, ``cnn-8-16-32``, ``vit-tiny``, ``mixer-tiny``."""
+"""Small networks to start from: names such as ``mlp-64x2``, ``cnn-8-16-32``, ``convnet-32x2``, ``vit-tiny``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import InputError
 from limbeck.models.classifier import Classifier
 
-__all__ = ["cnn", "mixer", "mlp", "vit"]
+__all__ = ["cnn", "convnet", "mixer", "mlp", "vit"]
 
 Classes = int | Sequence[str]
 
@@ -38,6 +39,25 @@ def cnn(*widths: int, shape: Sequence[int], classes: Classes) -> Classifier:
     net = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], _count(classes)))
     paths = [f"net.{k}" for k in range(len(stages))]
     return _faced(net, shape, classes, paths)
+
+
+def convnet(width: int = 32, depth: int = 2, *, shape: Sequence[int], classes: Classes) -> Classifier:
+    """A 3x3 convolution, instance norm, ReLU and 2x2 mean pooling a stage, then a head on all that is left: the network
+    that data sets are distilled for (Gidaris and Komodakis 2018; Zhao et al. 2021, https://arxiv.org/abs/2006.05929).
+    It has no statistics of batches, so that training it can be unrolled.
+
+    Raises:
+        InputError: for images that so many stages pool away.
+    """
+    if min(shape[1:]) < 2**depth:
+        raise InputError("depth", depth, f"halves an image of {min(shape[1:])} pixels away; use fewer stages")
+    stages = [
+        nn.Sequential(nn.Conv2d(a, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2))
+        for a in [shape[0]] + [width] * (depth - 1)
+    ]
+    left = width * (shape[1] >> depth) * (shape[2] >> depth)
+    net = nn.Sequential(*stages, nn.Flatten(), nn.Linear(left, _count(classes)))
+    return _faced(net, shape, classes, [f"net.{k}" for k in range(depth)])
 
 
 class _Attention(nn.Module):

@@ -1,0 +1,81 @@
+"""What the methods that make data sets share: the real images of a run, the set they begin with, networks to unroll."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.method import Method, Setting
+from limbeck.core.modules import freeze
+from limbeck.data.augment import augmentation
+from limbeck.data.by_class import ClassBatches
+from limbeck.data.images import ImageSet
+from limbeck.errors import InputError
+from limbeck.models.synthetic import SyntheticSet, initial
+from limbeck.models.use import Use
+
+__all__ = ["alike", "begun", "distilled", "drawn_seed", "real_images", "unrollable"]
+
+
+def real_images(setting: Setting) -> ImageSet:
+    """The images behind a run's batches, those with a label.
+
+    Raises:
+        InputError: when the batches come from no set of images.
+    """
+    data = getattr(setting.data, "dataset", None)
+    if not isinstance(data, ImageSet):
+        raise InputError("data", type(setting.data).__name__, "has no set of images behind it; pass Batches of one")
+    known = data.labels >= 0
+    return data if bool(known.all()) else data.subset(known.nonzero().squeeze(1))
+
+
+def drawn_seed() -> int:
+    """A seed from torch's global generator, so that one seed decides everything."""
+    return int(torch.randint(2**31, ()))
+
+
+def begun(
+    real: ImageSet, per_class: int, *, how: str = "real", factor: int = 1, rates: Sequence[float] = (),
+    use: Use | None = None,
+) -> SyntheticSet:  # fmt: skip
+    """The set that a method begins with; the choice of images follows torch's global generator."""
+    return initial(real, per_class, how=how, factor=factor, seed=drawn_seed(), rates=rates, use=use)
+
+
+def distilled(cls: type[Method], setting: Setting, values: Mapping[str, Any], per_class: int) -> SyntheticSet:
+    """The procedure of most of them: the method on the run's images and one of its networks, fitted once on batches of
+    ``per_class`` real images of every class."""
+    real = real_images(setting)
+    method: Any = cls(real, setting.student(), **values)  # type: ignore[call-arg]
+    setting.fit(method, data=ClassBatches(real, per_class, seed=drawn_seed()))
+    return method.student
+
+
+def alike(change: str, shape: tuple[int, int, int]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """An augmentation that draws once for both of its arguments and all of their images (Zhao and Bilen 2021,
+    https://arxiv.org/abs/2102.08259): real and synthetic images are turned alike, and the gradient passes."""
+    drawn = augmentation(change, shape, same=True)
+
+    def apply(real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
+        if drawn is None:
+            return real, made
+        both = drawn(torch.cat([real, made]))
+        return both[: len(real)], both[len(real) :]
+
+    return apply
+
+
+def unrollable(net: nn.Module) -> nn.Module:
+    """The network, frozen: its structure is used with parameters of an unrolled training.
+
+    Raises:
+        InputError: when it keeps statistics of batches, which are no function of parameters.
+    """
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()):
+        raise InputError("student", type(net).__name__, "has batch norm, whose statistics cannot be unrolled; "
+                         "take a network without, such as convnet-32x2")  # fmt: skip
+    return freeze(net)
