@@ -70,6 +70,7 @@ def distribute(method: nn.Module, data: Iterable[Any] | None, accelerator: Accel
 
 def _shard(method: nn.Module, accelerator: Accelerator) -> None:
     from accelerate.utils import fsdp2_prepare_model
+    from torch.distributed.fsdp import register_fsdp_forward_method
 
     for name, p in method.named_parameters(recurse=False):
         if p.requires_grad:
@@ -81,6 +82,8 @@ def _shard(method: nn.Module, accelerator: Accelerator) -> None:
         for part in module if isinstance(module, nn.ModuleList) else [module]:
             if not is_frozen(part) and next(part.parameters(), None) is not None:
                 fsdp2_prepare_model(accelerator, part)
+                if hasattr(part, "generate"):  # it does not go through ``forward``, where shards are gathered
+                    register_fsdp_forward_method(part, "generate")
 
 
 class Team:

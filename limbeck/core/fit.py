@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.core.checkpoint import Checkpoint
 from limbeck.core.method import Clock, MakeOptimizer, Method, Schedule, Update
+from limbeck.core.modules import in_step
 from limbeck.core.source import Source, mapped
 from limbeck.core.state import restore_state, state_of
 from limbeck.core.watch import NonFinite, Watch
@@ -102,7 +103,7 @@ def iterate(
                     player.scale_rates(lr(clock))
             for part in range(1, accumulate + 1):
                 last, batch = part == accumulate, _to(source.next(), device)
-                with autocast:
+                with autocast, _step_of(team):
                     updates = method.updates(batch, clock)
                     update = next(updates, None)
                 while update is not None:
@@ -120,7 +121,7 @@ def iterate(
                             p.grad = None
                     logs |= {player.prefix + n: s for n, s in scalars.items()} if player.prefix else scalars
                     try:
-                        with autocast:
+                        with autocast, _step_of(team):
                             update = updates.send(last)
                     except StopIteration:
                         update = None
@@ -237,6 +238,10 @@ def _build(method: Method, optimizer: Optimizers) -> dict[str, torch.optim.Optim
         if not {p for group in made[name].param_groups for p in group["params"]} <= set(players[name]):
             raise ValueError(f"the optimiser of {name!r} moves parameters that are not its own (or that were sharded)")
     return made
+
+
+def _step_of(team: Team | None) -> AbstractContextManager[None]:
+    return nullcontext() if team is None else in_step(True)
 
 
 def _to(batch: Any, device: torch.device) -> Any:

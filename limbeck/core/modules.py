@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
 import torch
@@ -13,9 +14,10 @@ from torch.nn import functional as F
 
 from limbeck.errors import InputError, nearest
 
-__all__ = ["Ema", "Projector", "Taps", "eval_mode", "freeze", "gather", "is_frozen", "unwrap"]
+__all__ = ["Ema", "Projector", "Taps", "each_of", "eval_mode", "freeze", "gather", "in_step", "is_frozen", "unwrap"]
 
 M = TypeVar("M", bound=nn.Module)
+_IN_STEP: ContextVar[bool | None] = ContextVar("in_step", default=None)
 
 
 def freeze(module: M) -> M:
@@ -180,14 +182,38 @@ class Projector(nn.Module):
         return feature
 
 
+@contextmanager
+def in_step(together: bool) -> Generator[None]:
+    """Whether all processes run what is inside, each on its own rows, as they do in a step of the driver; or only one
+    of them does while the others wait, so that nothing in it may ask them."""
+    before = _IN_STEP.set(together)
+    try:
+        yield
+    finally:
+        _IN_STEP.reset(before)
+
+
 @torch.no_grad()
 def gather(rows: Tensor) -> Tensor:
     """The rows of every process, rank after rank, without gradient; the tensor itself when there is one process.
 
     For tables and statistics that must be equal everywhere. Every process must give as many rows.
     """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if _IN_STEP.get() is False or not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return rows.detach()
     parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, rows.detach().contiguous())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def each_of(mask: Tensor) -> Tensor:
+    """Weights under which a sum is the mean over what a mask chooses: the mask divided by its sum, any shape.
+
+    In a step of several processes the sum is the mean one of all, so that the average of their losses, and of their
+    gradients, is the mean over what their masks choose together, however unevenly it is spread: there, every process
+    must ask for it as often. All 0 where nothing is chosen.
+    """
+    counts = mask.sum()[None].float()
+    counts = gather(counts) if _IN_STEP.get() else counts
+    return mask / (counts.sum().clamp(min=1) / len(counts))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from limbeck.core.modules import each_of
 from limbeck.data.stream import Stream
 from limbeck.data.text import TextSet
 from limbeck.errors import InputError
@@ -58,9 +59,9 @@ class Tokens(NamedTuple):
 
     @property
     def weight(self) -> Tensor:
-        """(B, T) float32: 1 / (number of words to learn) where one is; a sum under it is the mean over words."""
-        mask = self.mask
-        return mask / mask.sum().clamp(min=1)
+        """(B, T) float32: 1 / (number of words to learn) where one is; a sum under it is the mean over words, those of
+        all processes in a step of several (:func:`limbeck.core.modules.each_of`)."""
+        return each_of(self.mask)
 
     @property
     def teacher_view(self) -> Tokens:

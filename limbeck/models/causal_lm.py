@@ -131,14 +131,16 @@ class CausalLM(nn.Module):
             top_p: sample from the likeliest words that hold this mass.
             top_k: sample from so many words; 0 for all.
         """
+        from torch.distributed.fsdp import FSDPModule
         from transformers import GenerationConfig
 
         sample = {"temperature": tau, "top_p": top_p, "top_k": top_k} if tau > 0 else {}
         config = GenerationConfig(
             max_new_tokens=longest, do_sample=tau > 0, pad_token_id=self.pad, eos_token_id=self.eos, **sample
         )
+        sharded = isinstance(self, FSDPModule)  # then every block is gathered by all processes, as often by each
         with eval_mode(self):
-            whole = self.net.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            whole = self.net.generate(input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=sharded)
         return whole[:, ids.shape[1] :]
 
     def _inner(self) -> PreTrainedModel:

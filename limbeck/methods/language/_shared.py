@@ -15,8 +15,8 @@ from limbeck.losses.vocabulary import JSD, ForwardKL, ReverseKL, word_log_probs
 from limbeck.models.causal_lm import CausalLM
 
 __all__ = [
-    "Verifier", "answers", "divergence", "each_row", "exact", "held_out_loss", "matched", "mean", "original",
-    "repeated",
+    "Verifier", "answers", "divergence", "drawn_alike", "each_row", "exact", "held_out_loss", "matched", "mean",
+    "original", "repeated",
 ]  # fmt: skip
 
 Verifier = Callable[[Tokens, Tokens], Tensor]
@@ -42,6 +42,11 @@ def answers(model: nn.Module, batch: Tokens, *, longest: int, tau: float = 1.0) 
     room = max(1, min(longest, inner.context - ids.shape[1]))
     said = inner.generate(ids, mask, longest=room, tau=tau)
     return continued(ids, mask, said, eos=inner.eos, pad=inner.pad)
+
+
+def drawn_alike(count: int, device: torch.device) -> list[float]:
+    """Numbers in [0, 1), the same in all processes: where one of them answers a batch itself, all do."""
+    return gather(torch.rand(count).to(device)[None])[0].tolist()
 
 
 def divergence(beta: float) -> ForwardKL | JSD | ReverseKL:

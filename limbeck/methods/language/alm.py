@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Fraction, Method, NonNegative, Positive
-from limbeck.core.modules import freeze, unwrap
+from limbeck.core.modules import each_of, freeze, gather, unwrap
 from limbeck.data.alignment import align, joined, opens_word
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
@@ -98,9 +98,10 @@ class ALM(Method):
         ours = self.student(batch)
         said = word_log_probs(ours, batch.y)
         l_t, l_s = self.likelihoods(batch, theirs, ours, said)
-        ce, alm = -mean(said, batch), (binary_kl(l_t, l_s, self.tau).sum() / max(len(l_t), 1)).to(said)
+        ce, alm = -mean(said, batch), (each_of(torch.ones_like(l_t)) * binary_kl(l_t, l_s, self.tau)).sum().to(said)
         if self.balance and self.labels and ours.hidden.requires_grad:
-            pulls = [torch.autograd.grad(x, ours.hidden, retain_graph=True)[0].norm() for x in (ce, alm)]
+            pulls = [torch.autograd.grad(x, ours.hidden, retain_graph=True)[0] for x in (ce, alm)]
+            pulls = gather(torch.stack([pull.norm() for pull in pulls])[None]).norm(dim=0)  # on the rows of all
             alm = alm * (self.labels * pulls[0] / pulls[1].clamp(min=1e-8))
         return {"ce": self.labels * ce, "alm": self.weight * alm}
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Fraction, Method
-from limbeck.core.modules import freeze
+from limbeck.core.modules import each_of, freeze
 from limbeck.data.tokens import Tokens
 from limbeck.losses.vocabulary import Decoupled, token_loss
 
@@ -51,7 +51,7 @@ def gate(unsure: Tensor, mask: Tensor, lam: float) -> tuple[Tensor, Tensor]:
     hard = mask & (unsure >= unsure[mask].median())
     easy = mask & ~hard
     on_hard, on_easy = (
-        share * group / group.sum().clamp(min=1) for share, group in ((1 - lam, hard), (lam, easy))
+        share * each_of(group) for share, group in ((1 - lam, hard), (lam, easy))
     )  # fmt: skip
     return on_hard, on_easy + on_hard
 

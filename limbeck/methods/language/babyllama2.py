@@ -64,14 +64,12 @@ class BabyLlama2(Method):
         with torch.no_grad():
             said = [teacher(batch.teacher_view) for teacher in self.teachers]
             t = mean_logits(said) if self.average == "logits" else mean_probabilities(said, self.tau)
-        kl = (1 - self.alpha) * self.tau**2 * batch.weight
-        if self.kl_over == "rows":
-            kl = kl * batch.mask.sum() / len(batch.x)
+        over = batch.weight if self.kl_over == "words" else batch.mask / len(batch.x)
         found = token_loss(
             ForwardKL(),
             t,
             self.student(batch),
-            kl,
+            (1 - self.alpha) * self.tau**2 * over,
             tau=self.tau,
             labels=batch.y,
             label_weight=self.alpha * batch.weight,

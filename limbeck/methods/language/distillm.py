@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Setting, Update, roles
-from limbeck.core.modules import freeze, gather, unwrap
+from limbeck.core.modules import freeze, unwrap
 from limbeck.data.buffer import Replay
 from limbeck.data.tokens import Tokens, prompts
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import SkewKL, SkewReverseKL, token_loss
-from limbeck.methods.language._shared import answers, held_out_loss
+from limbeck.methods.language._shared import answers, drawn_alike, held_out_loss
 from limbeck.models.causal_lm import CausalLM
 
 CARD = Card(
@@ -103,7 +103,7 @@ class DistiLLM(Method):
 
     def chosen(self, batch: Tokens, clock: Clock) -> tuple[Tokens, float]:
         """The data's batch, the student's answers to it, or older ones; and whether answers were written now."""
-        drawn = float(gather(torch.rand(1).to(self.share.device))[0])  # all processes do the same
+        [drawn] = drawn_alike(1, self.share.device)
         phi = float(self.share)
         if drawn < phi * (1 - clock.fraction) or (drawn < phi and not self.replay.full):
             batch = answers(self.student, batch, longest=self.longest, tau=self.sample_tau)

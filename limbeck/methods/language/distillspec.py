@@ -22,7 +22,7 @@ from limbeck.core.method import Clock, Count, Method, NonNegative, Positive, Wei
 from limbeck.core.modules import freeze
 from limbeck.data.tokens import Tokens
 from limbeck.losses.vocabulary import JSD, ForwardKL, ReverseKL, TotalVariation, token_loss
-from limbeck.methods.language._shared import answers, each_row
+from limbeck.methods.language._shared import answers, drawn_alike, each_row
 
 CARD = Card(
     key="distillspec",
@@ -69,7 +69,7 @@ class DistillSpec(Method):
         freeze(self.teacher)
 
     def loss(self, batch: Tokens, clock: Clock) -> dict[str, Tensor]:
-        drawn = float(torch.rand(()))
+        [drawn] = drawn_alike(1, batch.x.device)
         if drawn < value(self.own, clock):
             batch = answers(self.student, batch, longest=self.longest, tau=self.sample_tau)
         elif self.otherwise == "teacher":

@@ -25,7 +25,7 @@ from limbeck.data.poisson import PoissonBatches
 from limbeck.data.tokens import TokenBatches, Tokens
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import token_loss
-from limbeck.methods.language._shared import answers, divergence
+from limbeck.methods.language._shared import answers, divergence, each_row
 
 CARD = Card(
     key="dp_opd",
@@ -92,7 +92,7 @@ class DPOPD(Method):
                 mask[k] = part.mask[k]
                 row, length = part.rows(torch.tensor([k])), int((part.segment[k] > 0).sum())
                 row = Tokens(*(x[:, :length] for x in row[:3]), row.index, row.key)
-                ours, weight = self.student(row).rows(row.mask), row.weight[row.mask]
+                ours, weight = self.student(row).rows(row.mask), each_row(row)[row.mask]
                 yield token_loss(divergence(self.beta), theirs.rows(mask), ours, weight, tau=self.tau).total
 
     def updates(self, batch: Tokens, clock: Clock) -> Generator[Update, bool, None]:

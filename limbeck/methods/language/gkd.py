@@ -20,7 +20,7 @@ from limbeck.core.method import Clock, Count, Fraction, Method, Positive, Weight
 from limbeck.core.modules import freeze
 from limbeck.data.tokens import Tokens
 from limbeck.losses.vocabulary import token_loss
-from limbeck.methods.language._shared import answers, divergence
+from limbeck.methods.language._shared import answers, divergence, drawn_alike
 
 CARD = Card(
     key="gkd",
@@ -62,7 +62,7 @@ class GKD(Method):
         freeze(self.teacher)
 
     def loss(self, batch: Tokens, clock: Clock) -> dict[str, Tensor]:
-        if float(torch.rand(())) < value(self.lmbda, clock):
+        if drawn_alike(1, batch.x.device)[0] < value(self.lmbda, clock):
             batch = answers(self.student, batch, longest=self.longest, tau=self.sample_tau)
         with torch.no_grad():
             t = self.teacher(batch.teacher_view)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive
-from limbeck.core.modules import freeze
+from limbeck.core.modules import each_of, freeze
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
 from limbeck.losses.vocabulary import ForwardKL, token_loss
@@ -81,8 +81,8 @@ class MEND(Method):
         with torch.no_grad():
             t = self.teacher(batch)
         found = token_loss(
-            ForwardKL(), t, self.student(batch), self.kd * tail / tail.sum(), tau=self.tau,
-            labels=batch.y, label_weight=self.ce * learnt / learnt.sum().clamp(min=1),
+            ForwardKL(), t, self.student(batch), self.kd * each_of(tail), tau=self.tau,
+            labels=batch.y, label_weight=self.ce * each_of(learnt),
         )  # fmt: skip
         assert found.ce is not None
         return {"ce": found.ce, "kd": found.total}

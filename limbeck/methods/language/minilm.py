@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Fraction, Method, NonNegative
-from limbeck.core.modules import freeze, unwrap
+from limbeck.core.modules import each_of, freeze, unwrap
 from limbeck.data.tokens import Tokens
 from limbeck.errors import InputError
 from limbeck.losses.divergence import kl
@@ -84,5 +84,5 @@ class MiniLM(Method):
             heads = f"heads cannot be compared with the teacher's {t.query.shape[1]}; give the student as many"
             raise InputError("student", s.query.shape[1], heads)
         attention, value = transfer(s, t, visible(batch))
-        queries = (batch.segment > 0) / (batch.segment > 0).sum()
+        queries = each_of(batch.segment > 0)
         return {"attention": (queries * attention).sum(), "value": self.values * (queries * value).sum()}

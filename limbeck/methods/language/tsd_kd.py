@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Weight, value
-from limbeck.core.modules import freeze
+from limbeck.core.modules import each_of, freeze
 from limbeck.data.tokens import Tokens
 from limbeck.losses.vocabulary import Words, token_loss, top_k_words, word_entropy
-from limbeck.methods.language._shared import answers, divergence
+from limbeck.methods.language._shared import answers, divergence, drawn_alike
 
 CARD = Card(
     key="tsd_kd",
@@ -92,7 +92,7 @@ class TSDKD(Method):
         freeze(self.teacher)
 
     def loss(self, batch: Tokens, clock: Clock) -> dict[str, Tensor]:
-        if float(torch.rand(())) < value(self.lmbda, clock):
+        if drawn_alike(1, batch.x.device)[0] < value(self.lmbda, clock):
             batch = answers(self.student, batch, longest=self.longest, tau=self.sample_tau)
         mask = batch.mask
         s: Words = self.student(batch)
@@ -104,6 +104,6 @@ class TSDKD(Method):
         unsure = mask & (h_s.detach() >= h_s.detach()[mask].quantile(self.quantile))
         return {
             "direct": token_loss(divergence(self.beta), t, s, batch.weight * gate).total,
-            "entropy": (h_s * unsure).sum() / unsure.sum(),
-            "indirect": self.alpha * token_loss(ranking, t, s, begins / begins.sum().clamp(min=1), top).total,
+            "entropy": (each_of(unsure) * h_s).sum(),
+            "indirect": self.alpha * token_loss(ranking, t, s, each_of(begins), top).total,
         }

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, Update
-from limbeck.core.modules import freeze
+from limbeck.core.modules import freeze, gather
 from limbeck.data.tokens import Tokens
 from limbeck.losses.vocabulary import TotalVariation, Words, sample_words, token_loss, word_log_probs
-from limbeck.methods.language._shared import answers, mean
+from limbeck.methods.language._shared import answers, drawn_alike, mean
 
 CARD = Card(
     key="tvdpp",
@@ -71,7 +71,7 @@ def pooled(rewards: Tensor, batch: Tokens, over: str) -> tuple[Tensor, Tensor]:
     if over == "sequence":
         rewards = (mask * rewards).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     elif over == "batch":
-        rewards = mean(rewards, batch)
+        rewards = gather(mean(rewards, batch)[None]).mean()
     mu = rewards.expand(mask.shape)
     return mu, (mu * (1 - mu)).clamp_min(0).sqrt() + FLOOR
 
@@ -99,7 +99,7 @@ class TVDPlusPlus(Method):
         freeze(self.teacher)
 
     def updates(self, batch: Tokens, clock: Clock) -> Generator[Update, bool, None]:
-        which, warmth = torch.rand(2).tolist()
+        which, warmth = drawn_alike(2, batch.x.device)
         if which < self.regular:
             yield Update({"ce": -mean(word_log_probs(self.student(batch), batch.y), batch)})
             return
