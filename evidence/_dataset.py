@@ -1,4 +1,4 @@
-"""What the experiments with distilled data sets share: a run of a method, and fresh networks trained on what it made."""
+"""What experiments with distilled data sets share: a run of a method, fresh networks trained on what it made."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def net(data: ImageSet, seed: int, kind: str = NET) -> Classifier:
 
 
 def distilled(
-    method: type[Method], data: ImageSet, seed: int, *, steps: int, lr: float = 0.01, teachers: tuple[Classifier, ...] = (),
-    kind: str = NET, values: dict[str, object],
+    method: type[Method], data: ImageSet, seed: int, *, steps: int, values: dict[str, object], lr: float = 0.01,
+    teachers: tuple[Classifier, ...] = (), kind: str = NET,
 ) -> SyntheticSet:  # fmt: skip
     """A method's whole procedure under the seed: Adam on pixels in [0, 1]."""
 

@@ -52,6 +52,13 @@ CARD = Card(
 
 
 class DataDAM(Method):
+    """Attention and features of untrained networks, matched class by class.
+
+    Args:
+        real: the images to stand for.
+        net: the kind of network to look through; its weights are drawn anew every step.
+    """
+
     real: ImageSet
     net: Classifier
     _: KW_ONLY

@@ -51,6 +51,13 @@ CARD = Card(
 
 
 class DatasetDistillation(Method):
+    """Images and step sizes that train a network in a few steps.
+
+    Args:
+        real: the images to stand for.
+        net: the network that is trained, without batch norm.
+    """
+
     real: ImageSet
     net: Classifier
     _: KW_ONLY

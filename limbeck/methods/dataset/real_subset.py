@@ -35,6 +35,12 @@ CARD = Card(
 
 
 class RealSubset(Method):
+    """Random real images.
+
+    Args:
+        real: the images to choose from.
+    """
+
     real: ImageSet
     _: KW_ONLY
     per_class: Count = 10
