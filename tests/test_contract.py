@@ -126,9 +126,13 @@ def wanted(key: str) -> list[str]:
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    one, other = a.state_dict(), b.state_dict()
-    alike = (torch.equal(v, other[k]) if isinstance(v, torch.Tensor) else v == other[k] for k, v in one.items())
-    return one.keys() == other.keys() and all(alike)
+    return alike(a.state_dict(), b.state_dict())
+
+
+def alike(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):  # such as the personal states of clients
+        return one.keys() == other.keys() and all(alike(v, other[k]) for k, v in one.items())
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def everything(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -110,15 +110,18 @@ def iterate(
                     if update.player not in players:
                         raise ValueError(f"no player is called {update.player!r}; there are {', '.join(players)}")
                     player = players[update.player]
-                    scalars = player.backward(update, accumulate, last, team)
-                    watch.see(step, player.name, scalars, scalars["loss"])
-                    if last and clip is not None:
-                        scalars["gradient_norm"] = norm = player.clip(clip)
-                        watch.see(step, player.name, scalars, norm)
-                    if last:
-                        player.optimizer.step()
-                        for p in player.own:  # ``zero_grad`` tells a profiler, which costs as much as all else here
-                            p.grad = None
+                    if update.terms:
+                        scalars = player.backward(update, accumulate, last, team)
+                        watch.see(step, player.name, scalars, scalars["loss"])
+                        if last and clip is not None:
+                            scalars["gradient_norm"] = norm = player.clip(clip)
+                            watch.see(step, player.name, scalars, norm)
+                        if last:
+                            player.optimizer.step()
+                            for p in player.own:  # ``zero_grad`` tells a profiler, which costs as much as all else here
+                                p.grad = None
+                    else:
+                        scalars = {name: scalar.detach() for name, scalar in update.logs.items()}
                     logs |= {player.prefix + n: s for n, s in scalars.items()} if player.prefix else scalars
                     try:
                         with autocast, _step_of(team):

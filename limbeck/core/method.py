@@ -34,6 +34,7 @@ class Update:
 
     Args:
         terms: named scalar losses; the driver minimises their sum, or hands them one by one to an optimiser that asks.
+            Without terms no step is taken: the update only logs (a round of clients, whose optimisers are their own).
         player: whose parameters move.
         logs: further detached scalars to record.
     """

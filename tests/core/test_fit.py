@@ -483,3 +483,18 @@ def test_batches_of_any_build_are_moved() -> None:
     assert isinstance(moved[0], Named) and moved[0].x.is_meta and moved[0].parts[0].is_meta
     assert moved[0].texts == ["a", "b"] and moved[1].x.is_meta and moved[1].more["y"][0].is_meta
     assert moved[1].more["y"][1] == 5 and not held.x.is_meta
+
+
+def test_an_update_without_terms_logs_and_takes_no_step() -> None:
+    class Talks(Method):
+        student: nn.Module
+
+        def updates(self, batch: Any, clock: Clock) -> Generator[Update, bool, None]:
+            yield Update({}, logs={"answered": torch.tensor(3.0)})
+
+    student = nn.Linear(2, 1)
+    before = [p.clone() for p in student.parameters()]
+    heavy = partial(torch.optim.AdamW, lr=1.0, weight_decay=0.5)
+    record = fit(Talks(student), None, heavy, steps=2, clip=1.0)
+    assert record is not None and record.floats() == {"answered": 3.0}
+    assert all(torch.equal(p, held) for p, held in zip(student.parameters(), before, strict=True))

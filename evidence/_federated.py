@@ -1,0 +1,61 @@
+"""What the federated experiments share: clients on the digits, training in rounds, the shared and the personal accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from evidence._shared import fresh
+from limbeck import Method, fit
+from limbeck.data.images import DataPair
+from limbeck.methods.federated._shared import build
+from limbeck.models.classifier import Classifier
+from limbeck.models.tiny import cnn
+
+__all__ = ["federated", "network", "personal"]
+
+M = TypeVar("M", bound=Method)
+SERVER = partial(torch.optim.Adam, lr=1e-3)  # moves what trains at the server; clients have SGD of their own
+
+
+def network(pair: DataPair, seed: int) -> Classifier:
+    """A small convolutional network whose weights depend on the seed alone."""
+    return fresh(seed, lambda: cnn(16, 32, shape=pair.train.shape, classes=pair.train.classes))
+
+
+def federated(
+    cls: type[M], pair: DataPair, seed: int, rounds: int, values: Mapping[str, Any], *,
+    student: nn.Module | None = None, given: Mapping[str, Any] | None = None,
+    until: Callable[[M], bool] | None = None,
+) -> M:  # fmt: skip
+    """A method after so many rounds with clients in this process; the seed decides weights, partition and rounds.
+
+    Args:
+        student: another network than :func:`network`'s.
+        given: further positional fields of the method.
+        until: asked after every round; training ends when it says so.
+    """
+    torch.manual_seed(seed)
+    start = network(pair, seed) if student is None else student
+    method, batches = build(cls, start, pair.train, values, seed=seed, test=pair.test, given=given)
+    fit(method, batches, SERVER, steps=rounds) if until is None else _until(method, batches, rounds, until)
+    return method.eval()
+
+
+def _until(method: Any, batches: Any, rounds: int, until: Callable[[Any], bool]) -> None:
+    from limbeck import iterate
+
+    for _ in iterate(method, batches, SERVER, steps=rounds):
+        if until(method):
+            return
+
+
+def personal(method: Any) -> float:
+    """Accuracy, %, of every client's own model on its share of the test set, over all test images."""
+    asked = {k: method.broadcast(k) for k in range(method.population)}
+    found = [reply.payload for reply in method.clients.ask(asked, 0, task="evaluate").replies]
+    return 100.0 * float(sum(p["correct"] for p in found) / sum(p["count"] for p in found))

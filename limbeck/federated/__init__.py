@@ -1,0 +1,1 @@
+"""Clients that train where their data are, and a server that never sees them: messages, partitions, grids, rounds."""

@@ -1,0 +1,1 @@
+"""Training and distilling without bringing the data together."""

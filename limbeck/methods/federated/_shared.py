@@ -1,0 +1,130 @@
+"""What federated methods share: a question to a round's clients, training and judging at one, the weighted mean."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.method import Method, Setting
+from limbeck.core.modules import eval_mode
+from limbeck.data.images import ImageSet
+from limbeck.errors import InputError
+from limbeck.federated.apps import client_app
+from limbeck.federated.client import Client
+from limbeck.federated.grid import in_process
+from limbeck.federated.partition import alike, partition
+from limbeck.federated.payload import Payload, Shapes
+from limbeck.federated.rounds import Answers, Clients, Reply, Round, Rounds
+
+__all__ = ["build", "exchange", "federate", "judged", "train_locally", "weighted_mean"]
+
+M = TypeVar("M", bound=Method)
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def exchange(method: Any, batch: Round, like: Shapes | None = None) -> Answers:
+    """One round trip: every client of the round gets the method's ``broadcast`` and answers with ``local``.
+
+    The logs have the clients' mean ``loss`` where they send one.
+    """
+    answers = method.clients.ask({k: method.broadcast(k) for k in batch.clients}, batch.number, like=like)
+    if answers.replies and "loss" in answers.replies[0].payload:
+        answers.logs["loss"] = weighted_mean(answers.replies, "loss")["loss"]
+    return answers
+
+
+@torch.no_grad()
+def weighted_mean(replies: Sequence[Reply], name: str, weights: Sequence[float] | None = None) -> Payload:
+    """sum_k w_k v_k / sum_k w_k of the entries ``name`` or ``name/...``; w_k is the number of rows of client k.
+
+    Whole numbers, such as batch norm's counters, are rounded.
+    """
+    w = torch.tensor([float(r.samples) for r in replies] if weights is None else list(weights), dtype=torch.float64)
+    w = w / w.sum()
+    mean: Payload = {}
+    for key, like in replies[0].payload.items():
+        if key == name or key.startswith(f"{name}/"):
+            stacked = torch.stack([reply.payload[key] for reply in replies]).double()
+            whole = torch.einsum("k,k...->...", w, stacked)
+            mean[key] = (whole if like.is_floating_point() else whole.round()).to(like.dtype)
+    return mean
+
+
+def train_locally(
+    module: nn.Module, client: Client, loss: Loss, *, epochs: int, batch: int, lr: float, momentum: float = 0.0,
+    adjust: Callable[[], None] = lambda: None,
+) -> Tensor:  # fmt: skip
+    """SGD on the client's rows; the mean loss of all steps, a scalar.
+
+    Args:
+        module: its trainable parameters move.
+        loss: of x (B, C, H, W) and y (B,): a scalar.
+        adjust: called between ``backward`` and the step, for methods that change gradients.
+    """
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=lr, momentum=momentum)
+    total, steps = torch.zeros(()), 0
+    for x, y in client.batches(epochs, batch):
+        optimizer.zero_grad()
+        now = loss(x, y)
+        now.backward()
+        adjust()
+        optimizer.step()
+        total, steps = total + now.detach().cpu(), steps + 1
+    return total / max(steps, 1)
+
+
+@torch.no_grad()
+def judged(model: Callable[[Tensor], Tensor], client: Client) -> Payload:
+    """``correct`` and ``count`` on the client's own held-out rows, in eval mode."""
+    if client.test is None or not len(client.test):
+        return {"correct": torch.zeros(()), "count": torch.zeros(())}
+    x, y = client.test.take(torch.arange(len(client.test)))
+    with eval_mode(*([model] if isinstance(model, nn.Module) else [])):
+        correct = (model(x).argmax(1) == y).sum()
+    return {"correct": correct.float().cpu(), "count": torch.tensor(float(len(y)))}
+
+
+def build(
+    cls: type[M], student: nn.Module, train: ImageSet, values: Mapping[str, Any], *, seed: int = 0,
+    test: ImageSet | None = None, given: Mapping[str, Any] | None = None,
+    weather: Callable[[int, int], None] = lambda client, number: None,
+) -> tuple[M, Rounds]:  # fmt: skip
+    """A method whose clients live in this process, and its rounds.
+
+    Args:
+        student: the server's; a client works on a copy of the first one.
+        train: shared out by the method's ``population`` and ``split``.
+        test: dealt so that every client gets its share of every class; without it clients have nothing to judge on.
+        given: further positional fields, for server and clients.
+        weather: see :func:`limbeck.federated.grid.in_process`.
+    """
+    more = {} if given is None else given
+    worker: Any = cls(student=copy.deepcopy(student), clients=None, **more, **values)  # type: ignore[call-arg]
+    parts = partition(worker.split, train.labels, worker.population, seed)
+    dealt = alike(parts, train.labels, test.labels, seed) if test is not None else None
+    homes = [
+        Client(k, train.subset(rows), test.subset(dealt[k]) if test is not None and dealt is not None else None)
+        for k, rows in enumerate(parts)
+    ]
+    app = client_app(lambda _: worker, homes.__getitem__)
+    clients = Clients(in_process(app, len(homes), weather), len(homes), seed=seed)
+    method = cls(student=student, clients=clients, **more, **values)  # type: ignore[call-arg]
+    return method, Rounds(len(homes), worker.participation, seed)
+
+
+def federate(
+    cls: type[Method], setting: Setting, values: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The procedure of a federated method: share the run's images out, one round a step, return the shared student."""
+    data: Any = setting.data
+    if not isinstance(getattr(data, "dataset", None), ImageSet):
+        raise InputError(
+            "data", type(data).__name__, "cannot be shared among clients; give limbeck.data.batches.Batches"
+        )
+    method, rounds = build(cls, setting.student(), data.dataset, values, seed=data.seed, given=given)
+    setting.fit(method, data=rounds)
+    return method.student  # type: ignore[return-value]
