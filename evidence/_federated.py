@@ -1,4 +1,4 @@
-"""What the federated experiments share: clients on the digits, training in rounds, the shared and the personal accuracy."""
+"""What the federated experiments share: clients on the digits, rounds, the personal accuracy."""
 
 from __future__ import annotations
 

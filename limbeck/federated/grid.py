@@ -33,6 +33,7 @@ def in_process(app: ClientApp, clients: int, weather: Callable[[int, int], None]
                 k + 1: Context(0, k + 1, {"partition-id": k, "num-partitions": clients}, RecordDict(), {})
                 for k in range(clients)
             }
+            self.weather = weather
             self.replies = dict[str, Message]()
             self.pushed = 0
 
@@ -63,7 +64,7 @@ def in_process(app: ClientApp, clients: int, weather: Callable[[int, int], None]
                 ids.append(about.message_id)
                 context = self.contexts[about.dst_node_id]
                 try:
-                    weather(int(context.node_config["partition-id"]), int(about.group_id or 0))
+                    self.weather(int(context.node_config["partition-id"]), int(about.group_id or 0))
                     self.replies[about.message_id] = app(message, context)
                 except ConnectionError as error:
                     self.replies[about.message_id] = Message(Error(0, str(error)), reply_to=message)
