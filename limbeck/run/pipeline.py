@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.card import find, method_class
 from limbeck.core.checkpoint import write_atomic
+from limbeck.core.modules import in_step
 from limbeck.errors import InputError
 from limbeck.run.control import cache_folder, control
 from limbeck.run.doctor import environment
@@ -80,7 +81,8 @@ def run(
     main = accelerator is None or accelerator.is_main_process
     if folder.run_file.exists():
         show.line(f"going on with {folder.root}")
-    found = _begin(task, folder, check, force=force) if main else []
+    with in_step(False):  # the others wait
+        found = _begin(task, folder, check, force=force) if main else []
     if accelerator is not None:
         accelerator.wait_for_everyone()
         plain = {k: v for k, v in task.spec.model_dump(mode="json").items() if isinstance(v, int | float | str)}
@@ -91,7 +93,8 @@ def run(
         seeds = range(task.spec.first_seed, task.spec.first_seed + task.spec.seeds)
         pairs = [arms.pair(seed) for seed in seeds]
         if main:
-            outcome = _outcome(task, folder, pairs, found)
+            with in_step(False):
+                outcome = _outcome(task, folder, pairs, found)
             write_report(outcome, folder.root)
             write_atomic(folder.student / "README.md", task.model_card(_card_text(outcome), folder.student))
         if accelerator is not None:
@@ -139,7 +142,7 @@ class _Arms:
         The method comes first: how its student is sampled is how the control will be.
         """
         method = self._once(seed, self.of.task.spec.method, self.of, self._distil)
-        of = replace(self.of, task=self.of.task.as_control(method.evaluation))
+        of = replace(self.of, task=self.of.task.as_control(method.evaluation, self.of.folder.student))
         return self._once(seed, "control", of, self._control), method
 
     def _control(self, training: Training) -> Arm:
@@ -171,7 +174,8 @@ class _Arms:
 def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found: list[Finding]) -> Outcome:
     spec, (control_arms, arms) = task.spec, zip(*pairs, strict=True)
     notes: list[str] = []
-    extra = arms[0].curve.steps[-1:] and arms[0].curve.steps[-1] - control_arms[0].curve.steps[-1]
+    steps = [arms[0].curve.steps[-1:], control_arms[0].curve.steps[-1:]]
+    extra = steps[0][0] - steps[1][0] if all(steps) else 0
     if extra:
         notes.append(f"The method trained {extra:,} steps more than the control: its gain has that price too.")
     if any(arm.cached for arm in control_arms):

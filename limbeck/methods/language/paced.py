@@ -87,10 +87,11 @@ class PACED(Method):
         """(B,) of mean one over the problems met in this period, whose pass rates are taken when they come up first."""
         now = int(clock.fraction / self.refresh)
         rate, stale = self.rates[batch.index], self.period[batch.index] != now
-        if bool(stale.any()):
-            asked = repeated(batch, self.rollouts, stale)
+        if bool(gather(stale).any()):  # a sharded student is asked by all processes or by none
+            which = stale if bool(stale.any()) else torch.arange(len(stale), device=stale.device) == 0
+            asked = repeated(batch, self.rollouts, which)
             right = self.verify(answers(self.student, asked, longest=self.longest, tau=self.sample_tau), asked)
-            rate[stale] = right.view(-1, self.rollouts).mean(1).to(rate)
+            rate = torch.where(stale, rate.masked_scatter(which, right.view(-1, self.rollouts).mean(1).to(rate)), rate)
         rows = gather(batch.index)  # tables are equal in all processes
         self.rates[rows], self.period[rows] = gather(rate), now
         level = competence(self.rates[self.period == now], self.a, self.b).mean()
