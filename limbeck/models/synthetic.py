@@ -14,7 +14,7 @@ from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
 from limbeck.models.use import Descent, Use
 
-__all__ = ["Budget", "Plain", "Shared", "SyntheticSet", "Tiled", "initial"]
+__all__ = ["Budget", "Plain", "Shared", "SyntheticSet", "Tiled", "initial", "used_like"]
 
 
 class Budget(NamedTuple):
@@ -87,31 +87,34 @@ class Tiled(Plain):
 
 
 class Shared(nn.Module):
-    """Base images, and the same again with each of M patterns that all classes share: N (M + 1) images.
+    """Base images, and the same again with each of M patterns that all classes share: M + 1 images for each.
 
     The inter-class feature compensator (Zhang et al., 2024, https://arxiv.org/abs/2408.06927). The bases stay as
     they are.
 
     Args:
-        base: (N, C, H, W) in [0, 1].
+        base: (N, C, H, W) in [0, 1], one of every class; or (K, B, C, H, W), B of every class: each of the B has its
+        own M patterns then.
         patterns: M, all zero at first.
     """
 
+    base: Tensor
+
     def __init__(self, base: Tensor, patterns: int) -> None:
         super().__init__()
-        self.register_buffer("base", base.clone())
-        self.patterns = nn.Parameter(torch.zeros(patterns, *base.shape[1:]))
+        self.register_buffer("base", base.clone() if base.ndim == 5 else base[:, None].clone())
+        self.patterns = nn.Parameter(torch.zeros(patterns, *self.base.shape[1:]))
 
     @property
     def stored(self) -> tuple[int, int]:
-        return len(self.base), self.base.numel() + self.patterns.numel()
+        return self.base.shape[0] * self.base.shape[1], self.base.numel() + self.patterns.numel()
 
     def repeats(self) -> int:
         return len(self.patterns) + 1
 
     def forward(self) -> Tensor:
-        with_each = self.base[:, None] + torch.cat([torch.zeros_like(self.patterns[:1]), self.patterns])
-        return with_each.flatten(0, 1)
+        added = torch.cat([torch.zeros_like(self.patterns[:1]), self.patterns]).transpose(0, 1)  # (B, M + 1, ...)
+        return (self.base[:, :, None] + added).flatten(0, 2)
 
 
 class SyntheticSet(nn.Module):
@@ -229,3 +232,9 @@ def initial(
             pixels = grid.permute(0, 3, 1, 4, 2, 5).reshape(len(y), c, height, width)
     images = Tiled(pixels, factor) if factor > 1 else Plain(pixels)
     return SyntheticSet(images, y, data.classes, rates=rates, use=use, name=f"distilled {data.name}")
+
+
+def used_like(like: SyntheticSet, images: SyntheticSet) -> SyntheticSet:
+    """One set's images with another's step sizes and use: what these are worth is not credited to the images."""
+    rates = () if like.rates is None else like.rates.detach().tolist()
+    return SyntheticSet(images.images, images.stored_y, images.classes, rates=rates, use=like.use, name=images.name)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.core.modules import freeze
 from limbeck.data.augment import augmentation
+from limbeck.data.crops import resized_crop
+from limbeck.losses.divergence import kl, soft_log
+from limbeck.models.batch_norm import batch_statistics
 from limbeck.models.unroll import StepData, start, step
 
 if TYPE_CHECKING:
     from limbeck.models.synthetic import SyntheticSet
 
-__all__ = ["Descent", "InOrder", "Use", "descend"]
+__all__ = ["Descent", "InOrder", "StaticLogits", "TeacherLabels", "Use", "descend", "follow"]
 
 
 class Use(Protocol):
@@ -105,3 +111,150 @@ class InOrder(nn.Module):
             for name, p in net.named_parameters():
                 p.copy_(state.theta[name])
         net.eval()
+
+
+def follow(
+    net: nn.Module, x: Tensor, seen: Callable[[Tensor], tuple[Tensor, Tensor]], *, steps: int, rate: float, batch: int,
+    tau: float, weight_decay: float = 0.01,
+) -> None:  # fmt: skip
+    """Train on soft labels, with AdamW and a cosine: KL(softmax(q / tau) || softmax(f / tau)), without a factor tau^2,
+    which AdamW does not see.
+
+    Args:
+        net: in place.
+        x: (N, C, H, W).
+        seen: the images that the network sees and their logits q, of some rows of ``x``.
+        steps, rate, weight_decay: of AdamW.
+        batch: rows a step; every batch is full, so that its statistics are never of a few images.
+        tau: temperature of both.
+    """
+    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=weight_decay)
+    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    net.train()
+    left, batch = torch.empty(0, dtype=torch.int64), min(batch, len(x))
+    for _ in range(steps):
+        if len(left) < batch:
+            left = torch.cat([left, torch.randperm(len(x))])
+        rows, left = left[:batch], left[batch:]
+        images, q = seen(rows)
+        kl(soft_log(q, tau), soft_log(net(images), tau)).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        plan.step()
+    net.eval()
+
+
+Mix = Literal["cutmix", "mixup", "none"]
+
+
+def mixed(x: Tensor, how: Mix) -> tuple[Tensor, Tensor, float]:
+    """Images with parts of others: what is seen, who the others are, (B,), and the share that is the image's own.
+
+    ``cutmix`` (Yun et al. 2019, https://arxiv.org/abs/1905.04899): a rectangle of another image, its area U(0, 1);
+    ``mixup`` (Zhang et al. 2018, https://arxiv.org/abs/1710.09412): a weighted mean, the weight Beta(0.8, 0.8). One
+    draw for the batch.
+    """
+    other = torch.randperm(len(x))
+    if how == "none":
+        return x, other, 1.0
+    if how == "mixup":
+        own = float(torch.distributions.Beta(0.8, 0.8).sample())
+        return own * x + (1 - own) * x[other], other, own
+    height, width = x.shape[2:]
+    side = float((1 - torch.rand(())).sqrt())
+    half = int(height * side) // 2, int(width * side) // 2
+    row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
+    top, bottom = max(row - half[0], 0), min(row + half[0], height)
+    left, right = max(column - half[1], 0), min(column + half[1], width)
+    x = x.clone()
+    x[:, :, top:bottom, left:right] = x[other, :, top:bottom, left:right]
+    return x, other, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+class TeacherLabels(nn.Module):
+    """Teachers label the very images that the network sees: a crop of each, flipped, mixed with another (FKD, Shen and
+    Xing 2022, https://arxiv.org/abs/2112.01528, as SRe2L uses it, https://arxiv.org/abs/2306.13092).
+
+        x~ = mix(crop(x)),   q = sum_m w_m f_m(x~),   L = KL(softmax(q / tau) || softmax(f(x~) / tau))
+
+    Papers store the crops and labels of every epoch; here the teachers are carried instead, which gives the same
+    numbers and is less to keep than steps x batch x K of them.
+
+    Args:
+        teachers: M classifiers; frozen.
+        weights: w, which sum to 1; equal ones when left out.
+        statistics: what the teachers' batch norms normalise by: what they have kept, or the ``batch`` of synthetic
+            images itself, whose distribution is another (BSSL of Cui et al. 2025, https://arxiv.org/abs/2501.07575).
+        lower: least share of an image that a crop shows.
+        flip: turn half of the crops around.
+        mix: how two images are mixed.
+        tau: temperature of labels and network.
+        steps, rate, batch: of the training (see :func:`follow`).
+    """
+
+    def __init__(
+        self, teachers: nn.ModuleList, *, weights: Sequence[float] | None = None,
+        statistics: Literal["kept", "batch"] = "kept", lower: float = 0.08, flip: bool = True, mix: Mix = "cutmix",
+        tau: float = 20.0, steps: int = 300, rate: float = 5e-3, batch: int = 64,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.teachers = nn.ModuleList(freeze(teacher) for teacher in teachers)
+        self.weights = list(weights) if weights is not None else [1 / len(teachers)] * len(teachers)
+        self.statistics, self.lower, self.flip, self.mix, self.tau = statistics, lower, flip, mix, tau
+        self.steps, self.rate, self.batch = steps, rate, batch
+
+    @torch.no_grad()
+    def label(self, x: Tensor) -> Tensor:
+        """Their logits q (B, K), as they say them of these images together."""
+        with ExitStack() as stack:
+            for teacher in self.teachers if self.statistics == "batch" else ():
+                stack.enter_context(batch_statistics(teacher))
+            said = [w * teacher(x) for w, teacher in zip(self.weights, self.teachers, strict=True)]
+        return torch.stack(said).sum(0)
+
+    def __call__(self, net: nn.Module, made: SyntheticSet) -> None:
+        x = made().detach().clamp(0, 1)
+
+        def seen(rows: Tensor) -> tuple[Tensor, Tensor]:
+            images = mixed(resized_crop(x[rows], self.lower, flip=self.flip), self.mix)[0]
+            return images, self.label(images)
+
+        follow(net, x, seen, steps=self.steps, rate=self.rate, batch=self.batch, tau=self.tau)
+
+
+class StaticLogits(nn.Module):
+    """One label an image: the mean of the teachers' logits, which the set stores as its ``targets``; images are mixed,
+    and so are their logits (Zhang et al. 2024, https://arxiv.org/abs/2408.06927).
+
+        L = KL( softmax((l q_i + (1 - l) q_j) / tau) || softmax(f(l x_i + (1 - l) x_j) / tau) ),   l ~ Beta(0.8, 0.8)
+
+    Args:
+        teachers: label sets that come without targets, such as the real images of a control; frozen.
+        augment: of every image before it is mixed; see :func:`limbeck.data.augment.augmentation`.
+        tau: temperature of labels and network.
+        steps, rate, batch: of the training (see :func:`follow`).
+    """
+
+    def __init__(
+        self, teachers: nn.ModuleList, *, augment: str = "crop+flip", tau: float = 30.0, steps: int = 300,
+        rate: float = 5e-3, batch: int = 64,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.teachers = nn.ModuleList(freeze(teacher) for teacher in teachers)
+        self.augment, self.tau, self.steps, self.rate, self.batch = augment, tau, steps, rate, batch
+
+    @torch.no_grad()
+    def label(self, x: Tensor) -> Tensor:
+        """The mean of their logits, (B, K)."""
+        return torch.stack([teacher(x) for teacher in self.teachers]).mean(0)
+
+    def __call__(self, net: nn.Module, made: SyntheticSet) -> None:
+        x = made().detach().clamp(0, 1)
+        q = self.label(x) if made.targets is None else made.targets.detach()
+        change = augmentation(self.augment, (x.shape[1], x.shape[2], x.shape[3])) or (lambda images: images)
+
+        def seen(rows: Tensor) -> tuple[Tensor, Tensor]:
+            images, other, own = mixed(change(x[rows]), "mixup")
+            return images, own * q[rows] + (1 - own) * q[rows][other]
+
+        follow(net, x, seen, steps=self.steps, rate=self.rate, batch=self.batch, tau=self.tau)
