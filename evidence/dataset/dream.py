@@ -12,7 +12,7 @@ from evidence._dataset import distilled, judged, sets, subset
 from limbeck.methods.dataset.dream import Dream
 from limbeck.run.evidence import Result
 
-CLAIM = "Matching representative real images gives a better set than matching random ones in as many steps"
+CLAIM = "Beginning with and matching representative real images gives a better set than random ones in as many steps"
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
