@@ -78,12 +78,22 @@ def _shard(method: nn.Module, accelerator: Accelerator) -> None:
                 f"{type(method).__name__}.{name}", tuple(p.shape), "is a bare parameter, which FSDP2 cannot shard; "
                 "use data parallelism, or make it part of a module",
             )  # fmt: skip
+    plugin = accelerator.state.fsdp_plugin
+    assert plugin is not None
+    named = plugin.transformer_cls_names_to_wrap
     for module in method.children():
         for part in module if isinstance(module, nn.ModuleList) else [module]:
-            if not is_frozen(part) and next(part.parameters(), None) is not None:
-                fsdp2_prepare_model(accelerator, part)
-                if hasattr(part, "generate"):  # it does not go through ``forward``, where shards are gathered
-                    register_fsdp_forward_method(part, "generate")
+            if is_frozen(part) or next(part.parameters(), None) is None:
+                continue
+            inside = list(part.modules())
+            own = (name for m in inside for name in getattr(m, "_no_split_modules", None) or ())
+            # what a part has of them: Accelerate refuses a part, such as a projector, that lacks one
+            here = {type(m).__name__ for m in inside} & set(own if named is None else named)
+            plugin.transformer_cls_names_to_wrap = sorted(here)
+            fsdp2_prepare_model(accelerator, part)
+            if hasattr(part, "generate"):  # it does not go through ``forward``, where shards are gathered
+                register_fsdp_forward_method(part, "generate")
+    plugin.transformer_cls_names_to_wrap = named
 
 
 class Team:

@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from limbeck.core.card import cards, method_class
@@ -31,6 +32,7 @@ from limbeck.data.tokens import TokenBatches, Tokens
 from limbeck.losses.divergence import kl
 from limbeck.losses.vocabulary import ForwardKL, token_loss
 from limbeck.methods.language.ddk import DDK
+from limbeck.methods.language.distiller_mi_alpha import DistillerMIAlpha
 from limbeck.methods.language.gkd import GKD
 from limbeck.methods.language.paced import PACED
 from limbeck.methods.language.sft import SFT
@@ -109,6 +111,15 @@ def labelled(accelerator: Accelerator | None, folder: Path) -> Found:
 def control(accelerator: Accelerator | None, folder: Path, tied: bool = True) -> Found:
     """The head is multiplied with once more in the backward."""
     return trained(lambda: SFT(lm(0, tied=tied)), accelerator, folder)
+
+
+def helped(accelerator: Accelerator | None, folder: Path) -> Found:
+    """Linear maps beside the student, which have none of the blocks that shards are made of."""
+    student = lm(0)
+    found = trained(lambda: DistillerMIAlpha(student, teacher(), intermediate="mse", features=999), accelerator, folder)
+    if accelerator is not None and accelerator.distributed_type is DistributedType.FSDP:
+        assert all(isinstance(block, FSDPModule) for block in student.net.model.layers)
+    return found
 
 
 def saving(plain: bool, accelerator: Accelerator | None, folder: Path) -> Found:
@@ -230,7 +241,7 @@ def either(accelerator: Accelerator | None, folder: Path) -> Found:
 BOTH: dict[str, Callable[[Accelerator | None, Path], Found]] = {
     "chunked": chunked, "labelled": labelled, "control": control, "taid": taid, "answered": answered,
     "untied": partial(chunked, tied=False), "untied_control": partial(control, tied=False),
-    "saving": partial(saving, False),
+    "saving": partial(saving, False), "helped": helped,
 }  # fmt: skip
 REPLICAS = BOTH | {"ddk": ddk, "paced": paced, "ddp": ddp, "either": either, "every": every}
 SHARDED = BOTH | {"paced": paced}
@@ -250,7 +261,6 @@ def work(rank: int, folder: Path) -> None:
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, cpu_ram_efficient_loading=False, auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
     )  # fmt: skip
     for name, scenario in SHARDED.items():
         for key, tensor in scenario(accelerator, folder / "sharded" / name).items():
@@ -339,6 +349,11 @@ def test_both_processes_have_one_student_whatever_is_drawn(name: str, both: list
         assert not wrong
     if name == "every":
         assert {card.key for card in cards().values() if card.family == "language"} == {k.split(".")[0] for k in first}
+
+
+def test_shards_equal_replicas_beside_parts_that_have_no_blocks(both: list[Found]) -> None:
+    for found in both:
+        assert apart(below(found, "sharded/helped/"), below(found, "replicas/helped/")) < 2e-5
 
 
 def test_outside_of_a_step_a_mean_is_that_of_the_own_rows() -> None:
