@@ -134,6 +134,8 @@ class SyntheticSet(nn.Module):
         InputError: naming what does not fit.
     """
 
+    stored_y: Tensor
+
     def __init__(
         self, images: Plain | Shared, y: Tensor, classes: Sequence[str], *, targets: Tensor | None = None,
         rates: Sequence[float] = (), use: Use | None = None, name: str = "distilled",

@@ -200,7 +200,8 @@ class TeacherLabels(nn.Module):
         super().__init__()
         self.teachers = nn.ModuleList(freeze(teacher) for teacher in teachers)
         self.weights = list(weights) if weights is not None else [1 / len(teachers)] * len(teachers)
-        self.statistics, self.lower, self.flip, self.mix, self.tau = statistics, lower, flip, mix, tau
+        self.mix: Mix = mix
+        self.statistics, self.lower, self.flip, self.tau = statistics, lower, flip, tau
         self.steps, self.rate, self.batch = steps, rate, batch
 
     @torch.no_grad()
