@@ -36,7 +36,8 @@ _FIXED: dict[str, Callable[..., Classifier]] = {
     "vit-tiny": partial(vit, 64, 4),
 }
 NAMES = (*_FIXED, "mlp-16", "mlp-64x2", "mlp-256x2", "cnn-8-16", "cnn-8-16-32", "cnn-32-64-128",
-         "convnet-32x2", "convnet-128x3", "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56")  # fmt: skip
+         "convnet-32x2", "convnet-128x3", "resnet8", "resnet14", "resnet20", "resnet32", "resnet44",
+         "resnet56")  # fmt: skip
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 CARD = """---
 library_name: limbeck

@@ -45,7 +45,8 @@ def control(training: Training, targets: Any, cache: Path | None) -> Arm:
         targets: what the teacher says of the test data: the control, too, is compared with it.
         cache: a folder of controls by key; ``None`` to train in any case.
     """
-    kept = cache / control_key(training.task, training.seed) if cache is not None else None
+    free = find(training.task.control).loop == "training_free"  # its result costs less than keeping it
+    kept = cache / control_key(training.task, training.seed) if cache is not None and not free else None
     if kept is not None and (found := _load(kept, training, targets)) is not None:
         return found
     student = method_class(find(training.task.control)).distil(training.setting(), dict(training.task.control_values))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 from limbeck.run.metric import ACCURACY, BITS, FRECHET, Metric
 
 __all__ = [
-    "TAGS", "Arm", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Judged", "Outcome", "Sample",
+    "TAGS", "Arm", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Judged", "MadeSet", "Outcome", "Sample",
     "SampleEvaluation", "Strip", "TextEvaluation", "interval", "paired_gain",
 ]  # fmt: skip
 
@@ -49,12 +49,27 @@ class _Predictions(_Facts):
         return getattr(self, self.metric.field)
 
 
+class MadeSet(_Facts):
+    """A synthetic set, its price and its picture."""
+
+    images: int  # that networks see
+    stored: int  # that are kept; of tiled or shared ones fewer
+    pixels: int  # numbers kept for images
+    labels: int  # and for labels
+    rates: int  # and for step sizes
+    real: int  # images it stands for
+    full: float | None  # accuracy of a network that was trained on all of those
+    networks: list[float]  # accuracies of those that were trained on the set
+    png: str  # base64
+
+
 class Evaluation(_Predictions):
-    """A classifier on held-out images."""
+    """A classifier on held-out images; or several, that were trained on a synthetic set, on average."""
 
     metric: ClassVar[Metric] = ACCURACY
     per_class: list[float]
     per_class_count: list[int]
+    made: MadeSet | None = None
 
 
 class Sample(_Facts):

@@ -38,6 +38,10 @@ def resolve(spec: RunSpec) -> Task:
         from limbeck.run.diffusion.task import sample_task
 
         return sample_task(spec, device)
+    if card.modality == "dataset":
+        from limbeck.run.dataset.task import set_task
+
+        return set_task(spec, device)
     from limbeck.run.vision.task import image_task
 
     return image_task(spec, device)

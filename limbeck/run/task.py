@@ -76,8 +76,9 @@ class Task(Protocol):
         """What a control's result depends on beside its data, its student and the code, such as a sampler."""
         ...
 
-    def as_control(self, found: Judged, /) -> Task:
-        """The task as the control of a method with this result runs it: it is sampled in as many steps."""
+    def as_control(self, found: Judged, kept: Path, /) -> Task:
+        """The task as the control of a method with this result, and this student's folder, runs it: it is sampled in
+        as many steps, or used in the same way."""
         ...
 
     def accepts(self, model: nn.Module, /) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from limbeck.run.charts import NAMES, TOTAL, gain_chart, stat_chart
+from limbeck.run.dataset.view import distilled_set
 from limbeck.run.diffusion.view import generation
 from limbeck.run.language.view import language
 from limbeck.run.metric import Metric
@@ -20,6 +21,7 @@ from limbeck.run.words import (
     duration,
     is_control,
     latency,
+    made_set,
     over_seeds,
     percent,
     points,
@@ -59,10 +61,12 @@ def view(outcome: Outcome) -> dict[str, object]:
         "metric": outcome.metric,
         "language": language(outcome),
         "generation": generation(outcome),
+        "set": distilled_set(outcome),
         "facts": _facts(outcome),
         "alerts": [f for f in outcome.preflight if f.status in ("failed", "warning")],
         "figures": _figures(outcome),
         "curves": _curves(outcome),
+        "mine": "Distilled" if kind != "control" or made_set(outcome) else "Student",
         "gains": gain_chart(_seed_gains(outcome), outcome.metric),
         "hero": gain_chart([("Gain", outcome.gain)], outcome.metric),
         "gain_words": _gain_words(outcome),
@@ -88,7 +92,8 @@ def score(arms: Sequence[Arm]) -> float:
 
 def steps(outcome: Outcome) -> int:
     """Of one training of the control; a method of several generations takes more."""
-    return max((step for arm in outcome.control or outcome.distilled for step in arm.curve.steps), default=0)
+    arms = outcome.control if any(arm.curve.steps for arm in outcome.control) else outcome.distilled
+    return max((step for arm in arms for step in arm.curve.steps), default=0)
 
 
 def named(value: object) -> str:
@@ -117,10 +122,18 @@ def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
     metric = o.metric
     made = o.distilled[0].evaluation
     steps = f" in {counted(made.nfe, 'step')}" if isinstance(made, SampleEvaluation) else ""
-    found = [("Student", metric.show(score(o.distilled)), f"{metric.name}{steps}, {over}", "method")]
+    held = made_set(o)
+    who = "Student" if held is None else "Distilled set"
+    found = [(who, metric.show(score(o.distilled)), f"{metric.name}{steps}, {over}", "method")]
     if not is_control(o):
         what = f"same student, same budget{', as many steps' if steps else ''}, no teacher"
+        what = what if held is None else "as many random real images, used alike"
         found.append(("Control", metric.show(score(o.control)), what, "control"))
+    if held is not None:
+        if held.full is not None:
+            found.append(("All images", metric.show(held.full), f"trained on all {held.real:,}", ""))
+        found.append(("Images", f"{held.stored:,}", f"kept of {held.real:,}", ""))
+        return found
     if o.teacher is not None:
         what = f"{metric.name} on the same {metric.on}"
         what = f"in {counted(o.teacher.nfe, 'step')}" if isinstance(o.teacher, SampleEvaluation) else what
@@ -147,7 +160,7 @@ def _lines(arms: Sequence[Arm]) -> list[Line]:
 
 def _curves(o: Outcome) -> dict[str, object] | None:
     lines = {"control": _lines(o.control), "method": _lines(o.distilled)}
-    if is_control(o):
+    if is_control(o) or not any(lines["control"]):
         lines.pop("control")
     if not any(line for arm in lines.values() for line in arm):
         return None
@@ -159,13 +172,14 @@ def _curves(o: Outcome) -> dict[str, object] | None:
         "svg": curves("curves", lines, teacher, title, words, metric=metric),
         "words": words,
         "cut": "The axis starts where the last three quarters of training begin, so that differences can be seen.",
-        "names": ["Control", "Distilled"] if "control" in lines else ["Student"],
+        "names": ["Control", "Distilled"] if "control" in lines else ["Distilled" if made_set(o) else "Student"],
         "rows": _curve_rows(means, metric),
     }
 
 
 def _curve_words(o: Outcome, means: Mapping[str, Line]) -> str:
-    ends = [f"the {'student' if kind == 'method' else kind} is at {o.metric.show(line[-1][1])}"
+    mine = "student" if made_set(o) is None else "distilled set"
+    ends = [f"the {mine if kind == 'method' else kind} is at {o.metric.show(line[-1][1])}"
             for kind, line in reversed(list(means.items())) if line]  # fmt: skip
     if o.teacher is not None:
         ends.append(f"the teacher at {o.metric.show(o.teacher.score)}")

@@ -8,9 +8,12 @@ from statistics import fmean
 from typing import Literal
 
 from limbeck.run.metric import ACCURACY, BITS, Metric
-from limbeck.run.outcome import Gain, Outcome, SampleEvaluation, interval
+from limbeck.run.outcome import Evaluation, Gain, MadeSet, Outcome, SampleEvaluation, interval
 
 __all__ = ["Stat", "direction", "over_seeds", "percent", "points", "quantity", "sentence", "share"]
+
+
+CONTROLS = ("supervised", "sft", "denoising", "real_subset", "fedavg")
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def is_control(outcome: Outcome) -> bool:
-    """Whether the method reads nothing from a teacher: then the run is the control itself."""
-    return outcome.card.get("signal") == "none"
+    """Whether the method is a control itself: it learns from no teacher, or makes a set of real images."""
+    return outcome.card.get("signal") == "none" and outcome.method in CONTROLS
 
 
 def direction(gain: Gain) -> Literal["gain", "loss", "unclear", "single"]:
@@ -109,8 +112,22 @@ def direction(gain: Gain) -> Literal["gain", "loss", "unclear", "single"]:
     return "gain" if gain.low > 0 else "loss" if gain.high < 0 else "unclear"
 
 
+def made_set(outcome: Outcome) -> MadeSet | None:
+    """The set that the first seed made; ``None`` for a run that makes a model."""
+    found = outcome.distilled[0].evaluation
+    return found.made if isinstance(found, Evaluation) else None
+
+
+def subject(outcome: Outcome) -> str:
+    """Who did what the sentence says."""
+    made = made_set(outcome)
+    return "The student" if made is None else f"Networks trained on {counted(made.stored, 'distilled image')}"
+
+
 def without(outcome: Outcome) -> str:
     """What the control is."""
+    if made_set(outcome) is not None:
+        return "those trained alike on as many random real ones"
     return "the same student without " + ("distillation" if outcome.teacher is None else "the teacher")
 
 
@@ -127,30 +144,31 @@ def sentence(outcome: Outcome) -> str:
     reached = fmean(arm.evaluation.score for arm in outcome.distilled)
     if is_control(outcome):
         said = f"reached {percent(reached)}" if metric.percent else _level(outcome, reached)
-        return f"The student {said} {seeds}. Nothing was distilled: this run is the control."
+        who = subject(outcome).replace("distilled", "random real")
+        return f"{who} {said} {seeds}. Nothing was distilled: this run is the control."
     cost = ""
     if outcome.teacher_cost is not None and outcome.teacher_cost.flops > 0:
         cost = f", at {share(outcome.student_cost.flops, outcome.teacher_cost.flops)} of the teacher's cost"
         cost = cost.replace(" times of", " times")
     if not metric.percent:
         return _lower(outcome, reached, seeds, cost)
-    lost = gain.mean < 0
+    lost, who = gain.mean < 0, subject(outcome)
     said = f"{'lost' if lost else 'gained'} {points(gain.mean, sign=False)} points"
     against = f"{'against' if lost else 'over'} {without(outcome)}"
     match direction(gain):
         case "single" if gain.mean == 0:
-            return f"The student scored the same as {without(outcome)}{cost}. One seed cannot tell a gain from chance."
+            return f"{who} scored the same as {without(outcome)}{cost}. One seed cannot tell a gain from chance."
         case "single":
-            return f"The student {said} {against}, in one seed{cost}. One seed cannot tell a gain from chance."
+            return f"{who} {said} {against}, in one seed{cost}. One seed cannot tell a gain from chance."
         case "unclear":
             return (
                 f"No clear difference: {_plain(span(gain))} against {without(outcome)} {seeds}{cost}. "
                 "The 95 % interval includes 0."
             )
         case "gain":
-            return f"The student gained {_plain(span(gain, sign=False))} {against} {seeds}{cost}."
+            return f"{who} gained {_plain(span(gain, sign=False))} {against} {seeds}{cost}."
         case "loss":
-            return f"The student lost {_plain(span(_turned(gain), sign=False))} {against} {seeds}{cost}."
+            return f"{who} lost {_plain(span(_turned(gain), sign=False))} {against} {seeds}{cost}."
 
 
 def _level(outcome: Outcome, reached: float) -> str:

@@ -178,13 +178,15 @@ def test_what_is_done_is_not_done_again(finished: tuple[Path, Outcome], home: Pa
     assert distil({**settings, "seeds": 2}, folder).control[0].evaluation == outcome.control[0].evaluation
 
 
-def test_a_control_is_sampled_in_as_many_steps_as_the_method_and_kept_for_them_alone(settings: Settings) -> None:
+def test_a_control_is_sampled_in_as_many_steps_as_the_method_and_kept_for_them_alone(
+    settings: Settings, tmp_path: Path
+) -> None:
     task = resolve(make_spec(settings))
     assert isinstance(task, SampleTask) and task.sampler is None and task.control_values == {}
     found = evaluate(task.student(0), task.reference, "Student", Ode(4))
-    control = task.as_control(found)
+    control = task.as_control(found, tmp_path)
     assert control.sampler == Ode(4) and control.reference is task.reference
-    assert control.judging != task.as_control(found.model_copy(update={"nfe": 2})).judging
+    assert control.judging != task.as_control(found.model_copy(update={"nfe": 2}), tmp_path).judging
 
 
 def test_a_unet_through_the_command_line_is_a_pipeline_of_plain_diffusers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -19,6 +19,15 @@ from limbeck.run.training import make_optimizer
 
 RATES = {"adamw": 1e-3, "sgd": 1e-2}  # small, whatever the run's: a few steps on one batch are no schedule
 FALL_STEPS = 8
+
+
+def where_trained(check: Callable[[Any], Said]) -> Callable[[Any], Said]:
+    """A check of a training step, where there is one."""
+
+    def look(bench: Bench) -> Said:
+        return skipped("the method trains nothing") if bench.card.loop == "training_free" else check(bench)
+
+    return look
 
 
 def finite(bench: Bench) -> Said:

@@ -104,7 +104,7 @@ class SampleTask:
         first = self.student(self.spec.first_seed)
         return f"{first.path} {first.prediction} {self.sampler}"
 
-    def as_control(self, found: Judged) -> Self:
+    def as_control(self, found: Judged, kept: Path) -> Self:
         assert isinstance(found, SampleEvaluation)
         made = replace(self, sampler=Ode(found.nfe))
         if "reference" in vars(self):

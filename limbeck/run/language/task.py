@@ -96,7 +96,7 @@ class TextTask:
     def judging(self) -> str:
         return ""
 
-    def as_control(self, found: Judged) -> Self:
+    def as_control(self, found: Judged, kept: Path) -> Self:
         return self
 
     def accepts(self, model: nn.Module) -> bool:

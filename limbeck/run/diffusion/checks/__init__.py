@@ -8,7 +8,7 @@ from limbeck.run.checks import training
 from limbeck.run.checks.capabilities import capabilities
 from limbeck.run.checks.equality import zero_at_equality
 from limbeck.run.checks.memory import memory
-from limbeck.run.checks.said import Said, skipped
+from limbeck.run.checks.said import Said
 from limbeck.run.diffusion.bench import SampleBench
 from limbeck.run.diffusion.checks import data, models
 
@@ -21,15 +21,6 @@ def unguided_zero(bench: SampleBench) -> Said:
     return zero_at_equality(replace(bench, values=plain))
 
 
-def of_training(check: Callable[[Any], Said]) -> Callable[[Any], Said]:
-    """A check of a training step, where there is one."""
-
-    def look(bench: SampleBench) -> Said:
-        return skipped("the method trains no network") if bench.card.loop == "training_free" else check(bench)
-
-    return look
-
-
 CHECKS: dict[str, Callable[[Any], Said]] = {
     "teacher's capabilities": capabilities,
     "train and test": data.overlap,
@@ -40,10 +31,10 @@ CHECKS: dict[str, Callable[[Any], Said]] = {
     "labels": models.labels,
     "repeatable teacher": models.repeatable,
     "worth of the teacher": models.worth,
-    "finite terms": of_training(training.finite),
-    "gradient": of_training(training.gradient),
-    "frozen teacher": of_training(training.teacher_frozen),
-    "zero at equality": of_training(unguided_zero),
-    "falling loss": of_training(training.loss_falls),
-    "memory": of_training(memory),
+    "finite terms": training.where_trained(training.finite),
+    "gradient": training.where_trained(training.gradient),
+    "frozen teacher": training.where_trained(training.teacher_frozen),
+    "zero at equality": training.where_trained(unguided_zero),
+    "falling loss": training.where_trained(training.loss_falls),
+    "memory": training.where_trained(memory),
 }
