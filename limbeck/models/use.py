@@ -16,12 +16,13 @@ from limbeck.data.augment import augmentation
 from limbeck.data.crops import resized_crop
 from limbeck.losses.divergence import kl, soft_log
 from limbeck.models.batch_norm import batch_statistics
+from limbeck.models.pretraining import Pretraining
 from limbeck.models.unroll import StepData, start, step
 
 if TYPE_CHECKING:
     from limbeck.models.synthetic import SyntheticSet
 
-__all__ = ["Descent", "InOrder", "StaticLogits", "TeacherLabels", "Use", "descend", "follow"]
+__all__ = ["Descent", "InOrder", "Pretraining", "StaticLogits", "TeacherLabels", "Use", "descend", "follow"]
 
 
 class Use(Protocol):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any
 
 import torch
@@ -24,13 +24,14 @@ from torch.nn import functional as F
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Method, NonNegative, Positive, Setting, Update
-from limbeck.core.modules import Taps, eval_mode, freeze
+from limbeck.core.modules import eval_mode, freeze
 from limbeck.data.batches import Batches, Images
 from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
 from limbeck.methods.dataset._shared import begun, drawn_seed, real_images
 from limbeck.models.aged import Aged
 from limbeck.models.classifier import Classifier
+from limbeck.models.pretraining import Pretraining, Regressor, embed
 from limbeck.models.synthetic import SyntheticSet
 
 CARD = Card(
@@ -55,23 +56,6 @@ CARD = Card(
 )
 
 
-class Regressor(nn.Module):
-    """A network with a linear layer to D numbers in the place of its head."""
-
-    def __init__(self, net: Classifier, targets: int) -> None:
-        super().__init__()
-        self.net = net
-        self.last = nn.Linear(embed(net, net.example).shape[1], targets).to(net.mean.device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(embed(self.net, x))
-
-
-def embed(net: Classifier, x: Tensor) -> Tensor:
-    """phi(x): the penultimate features, (B, D)."""
-    return Taps(f"{net.head}:in")(net, x)[1][0].flatten(1)
-
-
 def regression(f_s: Tensor, y_s: Tensor, f_t: Tensor, ridge: float) -> Tensor:
     """What kernel ridge regression from features (S, D) to targets (S, T) predicts for others (B, D), (B, T); in double
     precision, since features are fewer than samples."""
@@ -79,66 +63,6 @@ def regression(f_s: Tensor, y_s: Tensor, f_t: Tensor, ridge: float) -> Tensor:
     kernel = one[0] @ one[0].T
     lam = ridge * kernel.trace().detach() * torch.eye(len(kernel), device=kernel.device)
     return one[1] @ one[0].T @ torch.linalg.solve(kernel + lam, y_s.double())
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """A network learns the targets by plain MSE, without augmentation; then a linear probe on the set's labels.
-
-    Args:
-        steps: SGD steps with momentum 0.9.
-        rate, weight_decay: of SGD.
-        batch: images a step.
-    """
-
-    steps: int = 300
-    rate: float = 0.1
-    weight_decay: float = 1e-3
-    batch: int = 256
-
-    def __call__(self, net: nn.Module, made: SyntheticSet) -> None:
-        assert isinstance(net, Classifier) and made.targets is not None
-        self.pretrain(net, made)
-        probe(net, made().detach().clamp(0, 1), made.y)
-
-    def pretrain(self, net: Classifier, made: SyntheticSet) -> None:
-        """Regress the targets; the network's own head is left alone."""
-        assert made.targets is not None
-        x, y = made().detach().clamp(0, 1), made.targets.detach()
-        learner = Regressor(net, y.shape[1]).train()
-        optimizer = torch.optim.SGD(learner.parameters(), self.rate, momentum=0.9, weight_decay=self.weight_decay)
-        for _ in range(self.steps):
-            rows = torch.randperm(len(x))[: self.batch]
-            optimizer.zero_grad()
-            F.mse_loss(learner(x[rows]), y[rows]).backward()
-            optimizer.step()
-        net.eval()
-
-
-def probe(net: Classifier, x: Tensor, y: Tensor, decay: float = 1e-3) -> None:
-    """Fit the head, and it alone, to the classes of some images: logistic regression on standardised features."""
-    net.eval()
-    with torch.no_grad():
-        f = embed(net, x)
-    centre, scale = f.mean(0), f.std(0).clamp(min=1e-3)
-    head = net.get_submodule(net.head)
-    if not isinstance(head, nn.Linear):
-        raise InputError("head", type(head).__name__, "is no linear layer; a probe needs one")
-    weight = torch.zeros(net.num_classes, f.shape[1] + 1, device=f.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
-    seen = torch.cat([(f - centre) / scale, torch.ones_like(f[:, :1])], 1)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(seen @ weight.T, y) + decay * weight[:, :-1].square().sum() / 2
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    with torch.no_grad():
-        head.weight.copy_(weight[:, :-1] / scale)
-        if head.bias is not None:
-            head.bias.copy_(weight[:, -1] - head.weight @ centre)
 
 
 class KrrSt(Method):

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from limbeck import fit
 from limbeck.data.batches import Batches
-from limbeck.methods.dataset.krr_st import KrrSt, Pretraining, embed, probe, regression
+from limbeck.methods.dataset.krr_st import KrrSt, regression
+from limbeck.models.pretraining import Pretraining, embed, probe
 from tests.worlds import SGD, accuracy, vision_world
 
 WORLD = vision_world(plain=True)
