@@ -30,18 +30,23 @@ def network(pair: DataPair, seed: int) -> Classifier:
 def federated(
     cls: type[M], pair: DataPair, seed: int, rounds: int, values: Mapping[str, Any], *,
     student: nn.Module | None = None, given: Mapping[str, Any] | None = None,
-    until: Callable[[M], bool] | None = None,
+    weather: Callable[[int, int], None] | None = None, until: Callable[[M], bool] | None = None,
 ) -> M:  # fmt: skip
     """A method after so many rounds with clients in this process; the seed decides weights, partition and rounds.
 
     Args:
         student: another network than :func:`network`'s.
         given: further positional fields of the method.
+        weather: what networks do to clients (see :func:`limbeck.federated.grid.in_process`).
         until: asked after every round; training ends when it says so.
     """
     torch.manual_seed(seed)
     start = network(pair, seed) if student is None else student
+    method: Any
     method, batches = build(cls, start, pair.train, values, seed=seed, test=pair.test, given=given)
+    if weather is not None:
+        method.clients.meet()  # in fair weather
+        method.clients.grid.weather = weather
     fit(method, batches, SERVER, steps=rounds) if until is None else _until(method, batches, rounds, until)
     return method.eval()
 
