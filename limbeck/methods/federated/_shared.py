@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.method import Method, Setting
-from limbeck.core.modules import eval_mode
+from limbeck.core.modules import eval_mode, freeze
 from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
 from limbeck.federated.apps import client_app
 from limbeck.federated.client import Client
 from limbeck.federated.grid import in_process
 from limbeck.federated.partition import alike, partition
-from limbeck.federated.payload import Payload, Shapes
+from limbeck.federated.payload import Payload, Shapes, put
 from limbeck.federated.rounds import Answers, Clients, Reply, Round, Rounds
 
-__all__ = ["build", "exchange", "federate", "judged", "train_locally", "weighted_mean"]
+__all__ = [
+    "build", "class_counts", "class_shares", "diversity", "exchange", "federate", "federate_with_public", "judged",
+    "models_of", "train_locally", "weighted_mean",
+]  # fmt: skip
 
 M = TypeVar("M", bound=Method)
+N = TypeVar("N", bound=nn.Module)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -120,11 +125,73 @@ def federate(
     cls: type[Method], setting: Setting, values: Mapping[str, Any], given: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The procedure of a federated method: share the run's images out, one round a step, return the shared student."""
+    whole, seed = _images_of(setting)
+    method, rounds = build(cls, setting.student(), whole, values, seed=seed, given=given)
+    setting.fit(method, data=rounds)
+    return method.student  # type: ignore[return-value]
+
+
+def _images_of(setting: Setting) -> tuple[ImageSet, int]:
     data: Any = setting.data
     if not isinstance(getattr(data, "dataset", None), ImageSet):
         raise InputError(
             "data", type(data).__name__, "cannot be shared among clients; give limbeck.data.batches.Batches"
         )
-    method, rounds = build(cls, setting.student(), data.dataset, values, seed=data.seed, given=given)
+    return data.dataset, data.seed
+
+
+def models_of(student: N, replies: Sequence[Reply]) -> list[N]:
+    """Every client's model, frozen: copies of ``student`` with the weights ``student/...`` that the clients sent."""
+    made = list[N]()
+    for reply in replies:
+        model = copy.deepcopy(student)
+        put(model, reply.payload, "student")
+        made.append(freeze(model))
+    return made
+
+
+def class_counts(client: Client) -> Tensor:
+    """How many of the client's rows are of each class, (K,)."""
+    return torch.bincount(client.train.labels, minlength=len(client.train.classes)).float()
+
+
+def class_shares(counts: Tensor) -> Tensor:
+    """alpha^{k,y} = n_k^y / sum_j n_j^y from counts (M, K): columns sum to one, or are zero where nobody has the class.
+
+    Such a class must not be drawn: nobody could say anything of it.
+    """
+    return counts / counts.sum(0).clamp(min=1)
+
+
+def diversity(made: Tensor, noise: Tensor) -> Tensor:
+    """exp(- mean_{i,j} d(made_i, made_j) e(noise_i, noise_j)): small when unlike noise makes unlike things; in (0, 1].
+
+    As in the released code of FedGen and FedFTG, d is the mean absolute and e the mean squared difference over the
+    dimensions: with norms, as the papers write, the exponential is zero for all but few dimensions.
+
+    Args:
+        made: (B, ...).
+        noise: (B, D).
+    """
+    x, n = made.flatten(1), len(made)
+    apart = torch.cdist(x, x, p=1) / x.shape[1]
+    asked = (noise[:, None] - noise).square().mean(2)
+    return (-(apart * asked).sum() / n**2).exp()
+
+
+def federate_with_public(cls: type[Method], setting: Setting, values: Mapping[str, Any], labels: bool) -> nn.Module:
+    """:func:`federate` for a method with ``public`` images: a ``share`` of the run's, the rest are shared out.
+
+    Args:
+        labels: whether the public images keep their labels.
+    """
+    whole, seed = _images_of(setting)
+    share = values.get("share", cls.share)  # type: ignore[attr-defined]
+    if not 0 < share < 1:
+        raise InputError("share", share, "leaves the server or the clients no images; it must be between 0 and 1")
+    rest, public = whole.split(share, seed)
+    if not labels:
+        public = replace(public, labels=torch.full_like(public.labels, -1))
+    method, rounds = build(cls, setting.student(), rest, values, seed=seed, given={"public": public})
     setting.fit(method, data=rounds)
     return method.student  # type: ignore[return-value]
