@@ -108,10 +108,11 @@ class _Replay(torch.autograd.Function):
         direct = [
             dict(zip(names, slopes[k * len(names) : (k + 1) * len(names)], strict=True)) for k in range(len(states))
         ]
-        theta_bar = [_or_zero(direct[-1][n], states[-1].theta[n]) for n in names]
-        v_bar = [torch.zeros_like(states[-1].v[n]) for n in names]
+        last = max((k for k, slope in enumerate(direct) if any(g is not None for g in slope.values())), default=0)
+        theta_bar = [_or_zero(direct[last][n], states[last].theta[n]) for n in names]
+        v_bar = [torch.zeros_like(states[last].v[n]) for n in names]
         found: list[Tensor | None] = [None] * len(flat)
-        for k in reversed(range(len(ys))):
+        for k in reversed(range(last)):  # later steps lead to nothing that the objective looked at
             with torch.enable_grad():
                 theta = {n: p.detach().requires_grad_() for n, p in states[k].theta.items()}
                 v = {n: p.detach().requires_grad_() for n, p in states[k].v.items()}

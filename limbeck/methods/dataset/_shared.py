@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.method import Method, Setting
-from limbeck.core.modules import freeze
+from limbeck.core.modules import Taps, eval_mode, freeze
 from limbeck.data.augment import augmentation
 from limbeck.data.by_class import ClassBatches
 from limbeck.data.images import ImageSet
+from limbeck.data.representatives import representatives
 from limbeck.errors import InputError
+from limbeck.models.classifier import Classifier
 from limbeck.models.synthetic import SyntheticSet, initial
 from limbeck.models.use import Use
 
-__all__ = ["alike", "begun", "distilled", "drawn_seed", "real_images", "unrollable"]
+__all__ = ["alike", "begun", "distilled", "drawn_seed", "real_images", "representative", "unrollable"]
 
 
 def real_images(setting: Setting) -> ImageSet:
@@ -79,3 +81,17 @@ def unrollable(net: nn.Module) -> nn.Module:
         raise InputError("student", type(net).__name__, "has batch norm, whose statistics cannot be unrolled; "
                          "take a network without, such as convnet-32x2")  # fmt: skip
     return freeze(net)
+
+
+@torch.no_grad()
+def representative(real: ImageSet, net: Classifier, per_class: int) -> Tensor:
+    """The rows of so many images of every class that are nearest to the centres of its clusters, by a network's last
+    features; a class with no more than that is taken whole. The first centres follow torch's global generator."""
+    found, last = list[Tensor](), Taps(f"{net.head}:in")
+    with eval_mode(net):
+        for k in range(len(real.classes)):
+            own = (real.labels == k).nonzero().squeeze(1)
+            parts = (real.take(part)[0].to(net.mean.device) for part in own.split(512))
+            features = torch.cat([last(net, x)[1][0].flatten(1) for x in parts])
+            found.append(own[representatives(features, per_class, drawn_seed())])
+    return torch.cat(found)

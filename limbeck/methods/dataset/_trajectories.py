@@ -1,21 +1,24 @@
 """What the methods that match training trajectories share: a piece of an expert's way, mini-batches of the
-synthetic set, the distance that is left."""
+synthetic set, the distance that is left, averages of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from limbeck.core.method import Method, Setting
 from limbeck.data.augment import augmentation
+from limbeck.data.by_class import ClassBatches
 from limbeck.errors import InputError
+from limbeck.methods.dataset._shared import drawn_seed, real_images
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.trajectories import TrajectoryBank
 from limbeck.models.unroll import Parameters, StepData, distance
 
-__all__ = ["Segment", "changed", "gap", "minibatches", "segment"]
+__all__ = ["Segment", "averaged", "changed", "gap", "minibatches", "segment"]
 
 Change = Callable[[Tensor], Tensor]
 
@@ -51,21 +54,30 @@ def gap(theta: Parameters, piece: Segment) -> Tensor:
     return distance(theta, piece.end) / whole
 
 
-def minibatches(made: SyntheticSet, size: int, steps: int, change: Change, rate: Tensor) -> list[StepData]:
-    """So many steps' mini-batches, without replacement and reshuffled when all are used, each augmented anew; a set
-    that is no larger is taken whole."""
+def minibatches(images: Tensor, y: Tensor, rate: Tensor, *, size: int, steps: int, change: Change) -> list[StepData]:
+    """So many steps' mini-batches of (S, C, H, W) images, without replacement and reshuffled when all are used, each
+    augmented anew; a set that is no larger is taken whole."""
     rows: list[Tensor] = []
     left: tuple[Tensor, ...] = ()
     for _ in range(steps):
         if not left:
-            left = torch.randperm(len(made)).split(size) if size < len(made) else (torch.arange(len(made)),)
-        rows.append(left[0].to(made.y.device))
+            left = torch.randperm(len(y)).split(size) if size < len(y) else (torch.arange(len(y)),)
+        rows.append(left[0].to(y.device))
         left = left[1:]
-    x = change(made()[torch.cat(rows)])  # all at once: an augmentation takes as long for one batch as for many
+    x = change(images[torch.cat(rows)])  # all at once: an augmentation takes as long for one batch as for many
     parts = x.split([len(each) for each in rows])
-    return [StepData(part, made.y[each], rate) for part, each in zip(parts, rows, strict=True)]
+    return [StepData(part, y[each], rate) for part, each in zip(parts, rows, strict=True)]
 
 
 def changed(names: str, shape: tuple[int, int, int]) -> Change:
     """The augmentation of both the synthetic mini-batches and the networks that will be trained on them."""
     return augmentation(names, shape) or (lambda images: images)
+
+
+def averaged(cls: type[Method], setting: Setting, values: Mapping[str, Any]) -> SyntheticSet:
+    """The procedure of those that keep a moving ``average`` of the images: it is what they give."""
+    real = real_images(setting)
+    method: Any = cls(real, setting.student(), **values)  # type: ignore[call-arg]
+    setting.fit(method, data=ClassBatches(real, 1, seed=drawn_seed()))
+    method.student.images.load_state_dict(method.average.average.state_dict())
+    return method.student

@@ -98,9 +98,10 @@ class MatchingTrajectories(Method):
         )  # fmt: skip
 
     def loss(self, batch: Images, clock: Clock) -> Mapping[str, Tensor]:
-        assert self.student.rates is not None
+        made = self.student
+        assert made.rates is not None
         piece = segment(self.trajectories, self.latest, self.span)
-        data = minibatches(self.student, self.batch, self.steps, self.change, self.student.rates[0])
+        data = minibatches(made(), made.y, made.rates[0], size=self.batch, steps=self.steps, change=self.change)
         return {"match": replay(self.net, start(piece.begin), data, lambda thetas: gap(thetas[-1], piece))}
 
     @classmethod

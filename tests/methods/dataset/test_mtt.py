@@ -60,7 +60,7 @@ def test_every_image_is_used_once_before_any_is_used_again() -> None:
     x, rate = method.student(), method.student.rates[0]
     seen = [
         [int((x - image).flatten(1).abs().sum(1).argmin()) for image in data.x]
-        for data in minibatches(method.student, 5, 6, method.change, rate)
+        for data in minibatches(x, method.student.y, rate, size=5, steps=6, change=method.change)
     ]
     assert [len(rows) for rows in seen] == [5, 5, 2, 5, 5, 2]
     for part in (seen[:3], seen[3:]):
