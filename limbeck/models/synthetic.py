@@ -23,7 +23,8 @@ class Budget(NamedTuple):
     Args:
         images: how many are stored.
         pixels: numbers stored for images, shared perturbations included.
-        labels: numbers stored for labels: one an image for hard ones, K for soft ones.
+        labels: numbers stored for labels: one an image for hard ones, K for soft ones, and what a projector of labels
+            keeps beside its encoder.
         rates: numbers stored for step sizes.
     """
 
@@ -185,6 +186,7 @@ class SyntheticSet(nn.Module):
         """What it costs to keep."""
         images, pixels = self.images.stored
         labels = images if self.targets is None else self.targets.numel()
+        labels += getattr(self.use, "stored", 0)
         return Budget(images, pixels, labels, 0 if self.raw_rates is None else self.raw_rates.numel())
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,15 +14,18 @@ from torch.nn import functional as F
 from limbeck.core.modules import freeze
 from limbeck.data.augment import augmentation
 from limbeck.data.crops import resized_crop
-from limbeck.losses.divergence import kl, soft_log
 from limbeck.models.batch_norm import batch_statistics
+from limbeck.models.label_projector import ProjectedLabels
+from limbeck.models.mixing import Mix, follow, mixed
 from limbeck.models.pretraining import Pretraining
 from limbeck.models.unroll import StepData, start, step
 
 if TYPE_CHECKING:
     from limbeck.models.synthetic import SyntheticSet
 
-__all__ = ["Descent", "InOrder", "Pretraining", "StaticLogits", "TeacherLabels", "Use", "descend", "follow"]
+__all__ = [
+    "Descent", "InOrder", "Pretraining", "ProjectedLabels", "Staged", "StaticLogits", "TeacherLabels", "Use", "descend", "follow",
+]  # fmt: skip
 
 
 class Use(Protocol):
@@ -79,6 +82,42 @@ def descend(
     net.eval()
 
 
+@dataclass(frozen=True)
+class Staged:
+    """One stage after the other, each on the images of all stages so far (Chen et al. 2023,
+    https://arxiv.org/abs/2310.06982): a class has as many images of every stage, the first stage's first.
+
+    Args:
+        stages: P.
+        steps: optimiser steps of a stage, in which the step size falls as a cosine.
+        rate: the step size at its start; with ``own_rate`` the one that the set has learnt in that stage.
+        batch, augment, own_rate, weight_decay: see :class:`Descent`.
+    """
+
+    stages: int
+    steps: int = 60
+    rate: float = 0.05
+    batch: int = 256
+    augment: str = "none"
+    own_rate: bool = False
+    weight_decay: float = 5e-4
+
+    def of_stage(self, made: SyntheticSet) -> Tensor:
+        """(N,), the stage of every image, from 0."""
+        y = made.y
+        place = torch.stack([(y[:row] == k).sum() for row, k in enumerate(y.tolist())])
+        return place * self.stages * len(made.classes) // len(y)
+
+    def __call__(self, net: nn.Module, made: SyntheticSet) -> None:
+        x, stage = made().detach().clamp(0, 1), self.of_stage(made)
+        rates = None if made.rates is None else made.rates.detach().tolist()
+        for now in range(self.stages):
+            rows = stage <= now
+            rate = self.rate if rates is None or not self.own_rate else rates[now]
+            descend(net, x[rows], made.y[rows], steps=self.steps, rate=rate, batch=self.batch, augment=self.augment,
+                    weight_decay=self.weight_decay)  # fmt: skip
+
+
 class InOrder(nn.Module):
     """The set's steps in their order, each with its own images and its own step size, ``epochs`` times over (Wang et
     al. 2018): image s of every class belongs to step s.
@@ -114,64 +153,6 @@ class InOrder(nn.Module):
         net.eval()
 
 
-def follow(
-    net: nn.Module, x: Tensor, seen: Callable[[Tensor], tuple[Tensor, Tensor]], *, steps: int, rate: float, batch: int,
-    tau: float, weight_decay: float = 0.01,
-) -> None:  # fmt: skip
-    """Train on soft labels, with AdamW and a cosine: KL(softmax(q / tau) || softmax(f / tau)), without a factor tau^2,
-    which AdamW does not see.
-
-    Args:
-        net: in place.
-        x: (N, C, H, W).
-        seen: the images that the network sees and their logits q, of some rows of ``x``.
-        steps, rate, weight_decay: of AdamW.
-        batch: rows a step; every batch is full, so that its statistics are never of a few images.
-        tau: temperature of both.
-    """
-    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=weight_decay)
-    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-    net.train()
-    left, batch = torch.empty(0, dtype=torch.int64), min(batch, len(x))
-    for _ in range(steps):
-        if len(left) < batch:
-            left = torch.cat([left, torch.randperm(len(x))])
-        rows, left = left[:batch], left[batch:]
-        images, q = seen(rows)
-        kl(soft_log(q, tau), soft_log(net(images), tau)).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        plan.step()
-    net.eval()
-
-
-Mix = Literal["cutmix", "mixup", "none"]
-
-
-def mixed(x: Tensor, how: Mix) -> tuple[Tensor, Tensor, float]:
-    """Images with parts of others: what is seen, who the others are, (B,), and the share that is the image's own.
-
-    ``cutmix`` (Yun et al. 2019, https://arxiv.org/abs/1905.04899): a rectangle of another image, its area U(0, 1);
-    ``mixup`` (Zhang et al. 2018, https://arxiv.org/abs/1710.09412): a weighted mean, the weight Beta(0.8, 0.8). One
-    draw for the batch.
-    """
-    other = torch.randperm(len(x))
-    if how == "none":
-        return x, other, 1.0
-    if how == "mixup":
-        own = float(torch.distributions.Beta(0.8, 0.8).sample())
-        return own * x + (1 - own) * x[other], other, own
-    height, width = x.shape[2:]
-    side = float((1 - torch.rand(())).sqrt())
-    half = int(height * side) // 2, int(width * side) // 2
-    row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
-    top, bottom = max(row - half[0], 0), min(row + half[0], height)
-    left, right = max(column - half[1], 0), min(column + half[1], width)
-    x = x.clone()
-    x[:, :, top:bottom, left:right] = x[other, :, top:bottom, left:right]
-    return x, other, 1 - (bottom - top) * (right - left) / (height * width)
-
-
 class TeacherLabels(nn.Module):
     """Teachers label the very images that the network sees: a crop of each, flipped, mixed with another (FKD, Shen and
     Xing 2022, https://arxiv.org/abs/2112.01528, as SRe2L uses it, https://arxiv.org/abs/2306.13092).
@@ -196,7 +177,7 @@ class TeacherLabels(nn.Module):
     def __init__(
         self, teachers: nn.ModuleList, *, weights: Sequence[float] | None = None,
         statistics: Literal["kept", "batch"] = "kept", lower: float = 0.08, flip: bool = True, mix: Mix = "cutmix",
-        tau: float = 20.0, steps: int = 300, rate: float = 5e-3, batch: int = 64,
+        tau: float = 20.0, steps: int = 300, rate: float = 1e-2, batch: int = 64,
     ) -> None:  # fmt: skip
         super().__init__()
         self.teachers = nn.ModuleList(freeze(teacher) for teacher in teachers)
@@ -239,7 +220,7 @@ class StaticLogits(nn.Module):
 
     def __init__(
         self, teachers: nn.ModuleList, *, augment: str = "crop+flip", tau: float = 30.0, steps: int = 300,
-        rate: float = 5e-3, batch: int = 64,
+        rate: float = 1e-2, batch: int = 64,
     ) -> None:  # fmt: skip
         super().__init__()
         self.teachers = nn.ModuleList(freeze(teacher) for teacher in teachers)
