@@ -42,6 +42,10 @@ def resolve(spec: RunSpec) -> Task:
         from limbeck.run.dataset.task import set_task
 
         return set_task(spec, device)
+    if card.modality == "federated":
+        from limbeck.run.federated.task import federated_task
+
+        return federated_task(spec, device)
     from limbeck.run.vision.task import image_task
 
     return image_task(spec, device)

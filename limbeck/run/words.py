@@ -102,7 +102,7 @@ def counted(number: int, noun: str) -> str:
 
 def is_control(outcome: Outcome) -> bool:
     """Whether the method is a control itself: it learns from no teacher, or makes a set of real images."""
-    return outcome.card.get("signal") == "none" and outcome.method in CONTROLS
+    return outcome.method in CONTROLS
 
 
 def direction(gain: Gain) -> Literal["gain", "loss", "unclear", "single"]:
@@ -126,6 +126,8 @@ def subject(outcome: Outcome) -> str:
 
 def without(outcome: Outcome) -> str:
     """What the control is."""
+    if outcome.card.get("family") == "federated":
+        return "federated averaging in as many rounds"
     if made_set(outcome) is not None:
         return "those trained alike on as many random real ones"
     return "the same student without " + ("distillation" if outcome.teacher is None else "the teacher")

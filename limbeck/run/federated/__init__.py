@@ -1,0 +1,1 @@
+"""Runs whose data stay with clients."""

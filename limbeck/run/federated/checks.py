@@ -1,0 +1,58 @@
+"""The checks of a run in rounds, in their order."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from limbeck.federated.partition import partition
+from limbeck.run.checks.bench import CLOCKS, updates
+from limbeck.run.checks.capabilities import capabilities
+from limbeck.run.checks.said import Said, failed, ok, warning
+from limbeck.run.dataset.bench import SetBench
+from limbeck.run.vision.checks import data
+
+__all__ = ["CHECKS"]
+
+FEW = 2  # rows of a client with which batch norm, or anything else, learns little
+
+
+def shares(bench: SetBench) -> Said:
+    """Every client has images; how many, and of how many classes."""
+    method: Any = bench.fit().method
+    labels = bench.task.train.labels
+    parts = partition(method.split, labels, method.population, bench.task.spec.first_seed)
+    sizes = sorted(len(rows) for rows in parts)
+    kinds = sorted(len(labels[rows].unique()) for rows in parts)
+    measured = f"{len(parts)} clients with {sizes[0]} to {sizes[-1]} images of {kinds[0]} to {kinds[-1]} classes"
+    if sizes[0] <= FEW:
+        return warning(measured, "Clients with a few images say little: fewer clients, or a larger dirichlet number.")
+    return ok(measured)
+
+
+def first_round(bench: SetBench) -> Said:
+    """One round, with every message sent: clients answer, and the shared model stays finite."""
+    method, batch = bench.fit()
+    logs: dict[str, float] = {}
+    for update in updates(method, batch, CLOCKS[0]):
+        logs |= {name: float(number) for name, number in {**update.terms, **update.logs}.items()}
+    student = method.student
+    assert isinstance(student, torch.nn.Module)
+    if not logs.get("clients"):
+        return failed("no client gave an answer that could be used", "The log above says why each was dropped.")
+    if not all(torch.isfinite(p).all() for p in student.parameters()):
+        return failed("the shared model is not finite after one round", "Lower the clients' method.lr.")
+    sent = f"{logs.get('bytes_down', 0) / 1e3:,.1f} kB down, {logs.get('bytes_up', 0) / 1e3:,.1f} kB up"
+    return ok(f"{logs['clients']:.0f} clients answered, {sent}")
+
+
+CHECKS: dict[str, Callable[[Any], Said]] = {
+    "teacher's capabilities": capabilities,
+    "classes": data.classes,
+    "class balance": data.balance,
+    "train and test": data.overlap,
+    "labels of duplicates": data.conflicts,
+    "pixels": data.pixels,
+    "clients' shares": shares,
+    "first round": first_round,
+}
