@@ -20,10 +20,10 @@ from limbeck.models.pretraining import embed
 if TYPE_CHECKING:
     from limbeck.models.synthetic import SyntheticSet
 
-__all__ = ["ProjectedLabels"]
+__all__ = ["Embedding", "ProjectedLabels"]
 
 
-class _Embedding(nn.Module):
+class Embedding(nn.Module):
     """An encoder's features of images of any size, in one channel or three."""
 
     def __init__(self, net: Classifier) -> None:
@@ -69,7 +69,7 @@ class ProjectedLabels(nn.Module):
         steps: int = 300, rate: float = 5e-3, batch: int = 64,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.seen, self.rank = freeze(_Embedding(encoder)), rank
+        self.seen, self.rank = freeze(Embedding(encoder)), rank
         self.register_buffer("prototypes", prototypes)
         features = embed(encoder, encoder.example).shape[1]
         if prototypes.shape[1] != features:
