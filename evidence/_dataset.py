@@ -41,9 +41,11 @@ def distilled(
     teachers: tuple[Classifier, ...] = (), kind: str = NET,
 ) -> SyntheticSet:  # fmt: skip
     """A method's whole procedure under the seed: Adam on pixels in [0, 1]."""
+    real = data
 
     def run(built: Method, *, name: str = "fit", data: object = None, steps: int = steps) -> None:
-        fit(built, data, partial(torch.optim.Adam, lr=lr), steps=steps)  # type: ignore[arg-type]
+        source = Batches(real, 64, seed=seed) if data is None else data
+        fit(built, source, partial(torch.optim.Adam, lr=lr), steps=steps)  # type: ignore[arg-type]
 
     with seeded(seed):
         setting = Setting(
