@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from limbeck.models.synthetic import SyntheticSet
 
 __all__ = [
-    "Descent", "InOrder", "Pretraining", "ProjectedLabels", "Staged", "StaticLogits", "TeacherLabels", "Use", "descend", "follow",
+    "Descent", "InOrder", "Pretraining", "ProjectedLabels", "Staged", "StaticLogits", "TeacherLabels",
+    "Use", "descend", "follow",
 ]  # fmt: skip
 
 
