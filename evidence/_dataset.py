@@ -9,18 +9,20 @@ from statistics import fmean
 
 import torch
 
-from evidence._shared import accuracy, fresh, images
+from evidence._shared import accuracy, fresh, images, kept
 from limbeck import Method, fit
 from limbeck.core.method import Setting
+from limbeck.data.augment import augmentation
 from limbeck.data.batches import Batches
 from limbeck.data.images import DataPair, ImageSet
 from limbeck.methods.dataset.real_subset import RealSubset
 from limbeck.models.classifier import Classifier
 from limbeck.models.load import load_classifier, seeded
+from limbeck.models.pretraining import embed
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.use import Use
 
-__all__ = ["distilled", "judged", "net", "sets", "subset"]
+__all__ = ["distilled", "encoder", "judged", "net", "sets", "subset"]
 
 NET = "convnet-32x2"
 
@@ -75,3 +77,25 @@ def judged(
             (use or made.use)(student, made)
         found.append(accuracy(student, test))
     return fmean(found)
+
+
+def encoder(data: ImageSet, seed: int) -> Classifier:
+    """An encoder that has seen no label: Barlow Twins (Zbontar et al. 2021, https://arxiv.org/abs/2103.03230)
+    without its projector, 250 steps."""
+    x, _ = data.take(torch.arange(len(data)))
+    change = augmentation("shift+rotate+erase", data.shape)
+    assert change is not None
+
+    def learn(model: Classifier) -> None:
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        for _ in range(250):
+            rows = torch.randperm(len(x))[:256]
+            z = [embed(model, change(x[rows])) for _ in range(2)]
+            a, b = ((f - f.mean(0)) / (f.std(0) + 1e-4) for f in z)
+            c = a.T @ b / len(rows)
+            diagonal = c.diagonal().square().sum()
+            optimizer.zero_grad()
+            ((c.diagonal() - 1).square().sum() + 5e-3 * (c.square().sum() - diagonal)).backward()
+            optimizer.step()
+
+    return kept(net(data, seed), f"barlow {NET} {data.fingerprint} {seed}", seed, learn)

@@ -15,10 +15,8 @@ from statistics import fmean
 import torch
 from torch.nn import functional as F
 
-from evidence._dataset import NET, distilled, net, sets, subset
-from evidence._shared import accuracy, kept
-from limbeck.data.augment import augmentation
-from limbeck.data.images import ImageSet
+from evidence._dataset import distilled, encoder, net, sets, subset
+from evidence._shared import accuracy
 from limbeck.methods.dataset.krr_st import KrrSt, regression
 from limbeck.models.classifier import Classifier
 from limbeck.models.load import seeded
@@ -28,27 +26,6 @@ from limbeck.run.evidence import Result
 
 CLAIM = "A network pre-trained on twenty distilled pairs serves a linear probe better than one on as many real images"
 NETS, DRAWS, LABELS = 2, 5, 5
-
-
-def encoder(data: ImageSet, seed: int) -> Classifier:
-    """Barlow Twins (Zbontar et al. 2021, https://arxiv.org/abs/2103.03230) without its projector, 250 steps."""
-    x, _ = data.take(torch.arange(len(data)))
-    change = augmentation("shift+rotate+erase", data.shape)
-    assert change is not None
-
-    def learn(model: Classifier) -> None:
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-        for _ in range(250):
-            rows = torch.randperm(len(x))[:256]
-            z = [embed(model, change(x[rows])) for _ in range(2)]
-            a, b = ((f - f.mean(0)) / (f.std(0) + 1e-4) for f in z)
-            c = a.T @ b / len(rows)
-            diagonal = c.diagonal().square().sum()
-            optimizer.zero_grad()
-            ((c.diagonal() - 1).square().sum() + 5e-3 * (c.square().sum() - diagonal)).backward()
-            optimizer.step()
-
-    return kept(net(data, seed), f"barlow {NET} {data.fingerprint} {seed}", seed, learn)
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
