@@ -1,5 +1,7 @@
 """PDD: earlier parts count and stay, networks start where they lead, and the set is used in its stages."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from limbeck.data.batches import Batches, Images
 from limbeck.errors import InputError
 from limbeck.methods.dataset._trajectories import gap, minibatches, segment
 from limbeck.methods.dataset.pdd import Progressive
+from limbeck.models.load_set import load_set, save_set
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.unroll import start, unroll
 from limbeck.models.use import Staged
@@ -66,7 +69,7 @@ def test_the_networks_of_a_stage_are_several_that_the_earlier_part_has_trained()
         assert not torch.equal(bank.at(0, 0)["net.3.weight"], bank.at(1, 0)["net.3.weight"])
 
 
-def test_a_set_is_joined_and_used_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_joined_kept_and_used_stage_by_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setting = Setting(WORLD.student, (), Batches(WORLD.train), 4, lambda method, **_: None)
     parts: list[torch.Tensor] = []
     monkeypatch.setattr(Progressive, "loss", None)
@@ -80,6 +83,8 @@ def test_a_set_is_joined_and_used_stage_by_stage(monkeypatch: pytest.MonkeyPatch
     for k in (0, 1):
         torch.testing.assert_close(made()[stage == k], parts[k])
     torch.testing.assert_close(made.rates, torch.tensor([0.03, 0.03]))
+    save_set(made, tmp_path / "set")
+    made = load_set(tmp_path / "set")
     seen: list[tuple[int, int, float]] = []
     monkeypatch.setattr(
         "limbeck.models.use.descend", lambda net, x, y, *, steps, rate, **_: seen.append((len(x), steps, rate))
