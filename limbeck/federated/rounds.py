@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -92,23 +92,30 @@ class Clients:
 
     def __init__(self, grid: Grid, population: int, *, seed: int = 0, timeout: float | None = None) -> None:
         self.grid, self.population, self.seed, self.timeout = grid, population, seed, timeout
-        self.nodes = dict[int, int]()  # client to node
+        self.nodes = dict[int, int]()  # client to node, of those that are there
 
     def meet(self, patience: float = 60.0) -> None:
-        """Wait until all clients are there and learn which node is which. Done by the first question.
+        """Wait until all clients are there, and learn which node is which. The first question does it too.
 
         Raises:
             InputError: when too few of them come.
         """
-        from flwr.app import RecordDict
-
         last = time.monotonic() + patience
         while len(nodes := list(self.grid.get_node_ids())) < self.population:
             if time.monotonic() > last:
                 raise InputError("population", self.population, f"clients were expected; {len(nodes)} are there")
             time.sleep(0.2)
-        asked = [self.grid.create_message(RecordDict(), "query", node, "0") for node in nodes]
-        for reply in self.grid.send_and_receive(asked, timeout=self.timeout):
+        self._greet(nodes)
+
+    def _greet(self, nodes: Iterable[int]) -> None:
+        """Ask nodes that were not there before who they are, and forget those that left."""
+        from flwr.app import RecordDict
+
+        here = set(nodes)
+        self.nodes = {k: node for k, node in self.nodes.items() if node in here}
+        new = sorted(here - set(self.nodes.values()))
+        asked = [self.grid.create_message(RecordDict(), "query", node, "0") for node in new]
+        for reply in self.grid.send_and_receive(asked, timeout=self.timeout) if asked else ():
             if not reply.has_error():
                 number = int(reply.content.metric_records["about"]["client"])  # type: ignore[arg-type]
                 self.nodes[number] = reply.metadata.src_node_id
@@ -131,18 +138,21 @@ class Clients:
 
         if not self.nodes:
             self.meet()
+        else:
+            self._greet(self.grid.get_node_ids())
         about = ConfigRecord({"number": number, "seed": self.seed})
         asked = [
             self.grid.create_message(
                 RecordDict({"payload": to_record(payload), "round": about}), task, self.nodes[k], str(number)
             )
             for k, payload in payloads.items()
+            if k in self.nodes
         ]
-        whose = {self.nodes[k]: k for k in payloads}
+        whose = {node: k for k, node in self.nodes.items()}
         got = {whose[r.metadata.src_node_id]: r for r in self.grid.send_and_receive(asked, timeout=self.timeout)}
         replies = list[Reply]()
         for k in sorted(payloads):
-            reply, wrong = _read(k, got.get(k), like)
+            reply, wrong = _read(k, got.get(k), like) if k in self.nodes else (None, "it is not connected")
             if reply is None:
                 LOG.warning("round %d, client %d is left out: %s", number, k, wrong)
             else:

@@ -142,3 +142,17 @@ def test_who_takes_part_is_a_function_of_seed_and_round() -> None:
     assert len(next(iter(Rounds(20, 0.0))).clients) == 1
     with pytest.raises(InputError, match="population"):
         Rounds(10, 0.2, seed=3).load_state_dict(rounds.state_dict())
+
+
+def test_a_client_that_left_is_missed_and_known_again_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, _ = made()
+    sent = {k: method.broadcast(k) for k in range(6)}
+    method.clients.meet()
+    there, gone = method.clients.grid.get_node_ids, {2, 5}
+    monkeypatch.setattr(method.clients.grid, "get_node_ids", lambda: [n for n in there() if n not in gone])
+    assert [r.client for r in method.clients.ask(sent, 0).replies] == [0, 2, 3, 5]
+    gone.clear()
+    assert [r.client for r in method.clients.ask(sent, 1).replies] == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match="population"):
+        gone.update(there())
+        method.clients.meet(patience=0.1)

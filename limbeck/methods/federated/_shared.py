@@ -115,7 +115,7 @@ def build(
         Client(k, train.subset(rows), test.subset(dealt[k]) if test is not None and dealt is not None else None)
         for k, rows in enumerate(parts)
     ]
-    app = client_app(lambda _: worker, homes.__getitem__)
+    app = client_app(lambda: worker, homes.__getitem__)
     clients = Clients(in_process(app, len(homes), weather), len(homes), seed=seed)
     method = cls(student=student, clients=clients, **more, **values)  # type: ignore[call-arg]
     return method, Rounds(len(homes), worker.participation, seed)
