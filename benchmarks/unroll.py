@@ -1,6 +1,6 @@
 """Unrolled matching, replayed one step at a time against the graph of the whole way, side by side in one process.
 
-    python benchmarks/unroll.py [--steps 10 50] [--rounds 5] [--width 128 --depth 3 --size 32 --images 100]
+    python benchmarks/unroll.py [--steps 10 50] [--rounds 5] [--width 64 --depth 3 --size 32 --images 100]
     [--threads 1]
 
 The loss of trajectory matching (MTT) and its gradient for the images and the step size, on a convnet. The contestants
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs=2, default=[10, 50])
     parser.add_argument("--rounds", type=int, default=5)
-    for name, usual in (("width", 128), ("depth", 3), ("size", 32), ("images", 100), ("threads", 1)):
+    for name, usual in (("width", 64), ("depth", 3), ("size", 32), ("images", 100), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=usual)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -85,7 +85,10 @@ def main() -> None:
             flush=True,
         )
         if name == "replayed":
-            print(f"{name:12} memory at {many} steps over {few}: {found[1] / found[0]:.3f}", flush=True)
+            more, stored = (found[1] - found[0]) / (many - few), given.images * 3 * given.size**2 * 4 / 2**20
+            print(f"{name:12} memory at {many} steps over {few}: {found[1] / found[0]:.3f}; a step more holds
+            {more:.2f} "
+                  f"MiB: parameters, and the gradient of its images ({stored:.2f} MiB)", flush=True)  # fmt: skip
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way(2)

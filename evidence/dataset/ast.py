@@ -1,6 +1,6 @@
 """Evidence for smooth and strong experts on digits: against MTT, one image a class, from as many experts.
 
-Five experts of 7 epochs, 70 outer steps; MTT's experts are plain, these have momentum and weight decay at the same
+Five experts of 6 epochs, 70 outer steps; MTT's experts are plain, these have momentum and weight decay at the same
 effective step size and are held back early. All that the method has is on: the images' beginning, the inner
 momentum, the disturbed start, the balance and the moments on the way.
 """

@@ -91,7 +91,8 @@ class _Replay(torch.autograd.Function):
             with torch.enable_grad():
                 now = State({n: p.detach().requires_grad_() for n, p in states[-1].theta.items()}, states[-1].v)
                 after = step(net, now, StepData(x.detach(), y, rate.detach()), momentum, graph=False)
-            states.append(State(*({n: p.detach() for n, p in part.items()} for part in after)))
+            theta, v = ({n: p.detach() for n, p in part.items()} for part in after)
+            states.append(State(theta, v if momentum else state.v))  # without momentum it is not looked at again
         ctx.run = (net, states, ys, objective, momentum)
         ctx.save_for_backward(*flat)
         with torch.no_grad():
