@@ -18,15 +18,19 @@ from limbeck.core.checkpoint import Checkpoint
 from limbeck.core.fit import fit
 from limbeck.core.method import Method, Setting, hyperparameters
 from limbeck.data.batches import Batches
+from limbeck.data.graphs import GraphBatches
 from limbeck.data.images import ImageSet
 from limbeck.data.samples import SampleBatches
 from limbeck.errors import InputError
 from tests.worlds import (
     SGD,
+    TOKENS,
     DiffusionWorld,
+    GraphWorld,
     LanguageWorld,
     VisionWorld,
     diffusion_world,
+    graph_world,
     language_world,
     vision_world,
 )  # fmt: skip
@@ -62,6 +66,8 @@ class Run:
         if isinstance(self.world, DiffusionWorld):
             seen = self.world.train if labels else replace(self.world.train, y=torch.full_like(self.world.train.y, -1))
             return SampleBatches(seen, self.world.data.batch, seed=3)
+        if isinstance(self.world, GraphWorld):
+            return GraphBatches(self.world.train, self.world.data.batch, seed=3)
         train = self.world.train
         if not labels:
             train = ImageSet(train.images, torch.full_like(train.labels, -1), train.classes, train.name)
@@ -91,14 +97,17 @@ class Run:
             return method_class(self.card).distil(setting, {}).eval()
 
 
-def world_of(key: str, batch: int) -> VisionWorld | LanguageWorld | DiffusionWorld:
+def world_of(key: str, batch: int) -> VisionWorld | LanguageWorld | DiffusionWorld | GraphWorld:
     """The toy world of a method's modality."""
     card, teachers = cards()[key], 2 if "teachers" in wanted(key) else 1
     if card.modality == "text":
         return language_world(0, teachers=teachers, batch=batch, crossed=card.tokenizers == "any")
     if card.modality == "diffusion":
         return diffusion_world(0, teachers=teachers, batch=batch)
-    return vision_world(0, teachers=teachers, batch=batch, plain=card.modality == "dataset")
+    if card.modality == "graph":
+        return graph_world(0, batch=batch)
+    plain = card.modality == "dataset"
+    return vision_world(0, teachers=teachers, batch=batch, plain=plain, tokens=key in TOKENS)
 
 
 def outputs(run: Run, student: nn.Module) -> torch.Tensor:
@@ -112,6 +121,10 @@ def outputs(run: Run, student: nn.Module) -> torch.Tensor:
         made = student.generate(torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), batch.y)
         assert made.shape == (4, 1, 4, 4)
         return made
+    if isinstance(run.world, GraphWorld):
+        drawn = student.sample(4, torch.Generator().manual_seed(0))
+        assert student.classes == run.world.train.classes
+        return run.world.student()(drawn)
     if run.card.modality == "dataset":
         made = student()
         assert made.shape[1:] == run.world.train.shape and student.classes == run.world.train.classes

@@ -19,6 +19,7 @@ from limbeck.core.fit import fit
 from limbeck.core.method import Method, Setting
 from limbeck.core.modules import freeze
 from limbeck.data.batches import Batches
+from limbeck.data.graphs import GraphBatches, GraphSet, motifs
 from limbeck.data.images import ImageSet
 from limbeck.data.samples import SampleBatches, SampleSet
 from limbeck.data.text import TextPair, TextSet, sorting
@@ -27,11 +28,13 @@ from limbeck.data.tokens import TokenBatches, TokenSet
 from limbeck.models.causal_lm import CausalLM
 from limbeck.models.classifier import Classifier
 from limbeck.models.denoiser import Denoiser
-from limbeck.models.tiny import cnn, convnet
+from limbeck.models.gnn import GraphClassifier, gin
+from limbeck.models.tiny import cnn, convnet, vit
 from limbeck.models.tiny_denoiser import mlp
 from limbeck.models.tiny_lm import bpe_tokenizer, byte_tokenizer, llama
 
 SHAPE, CLASSES = (3, 16, 16), ("ant", "bee", "cat", "dog", "eel", "fox")
+TOKENS = ("fedperfix",)  # methods of transformers alone
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
 
@@ -56,13 +59,17 @@ class VisionWorld:
     data: Batches
     teachers: tuple[Classifier, ...]
     plain: bool = False
+    tokens: bool = False
 
     def student(self, seed: int = 0) -> Classifier:
         """A fresh student, narrower than the teachers: stages (6, 8, 8) and (10, 8, 8), penultimate (10,); or, plain,
-        a network without batch norm: stages (6, 8, 8) and (6, 4, 4), penultimate (96,)."""
-        if self.plain:
+        a network without batch norm: stages (6, 8, 8) and (6, 4, 4), penultimate (96,); or, of tokens, a transformer of
+        one block: stage (64, 16), penultimate (16,)."""
+        if self.plain or self.tokens:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1000 * self.seed + seed)
+                if self.tokens:
+                    return vit(16, 1, shape=SHAPE, classes=CLASSES)
                 return convnet(6, 2, shape=SHAPE, classes=CLASSES)
         return _fresh(1000 * self.seed + seed, 6, 10)
 
@@ -75,12 +82,14 @@ class VisionWorld:
         return _setting(self, lambda: self.data.with_data(self.train), steps, folder)
 
 
-def vision_world(seed: int = 0, *, teachers: int = 1, batch: int = 16, plain: bool = False) -> VisionWorld:
+def vision_world(
+    seed: int = 0, *, teachers: int = 1, batch: int = 16, plain: bool = False, tokens: bool = False
+) -> VisionWorld:
     """A world with its own copies: nothing that is done to it reaches another test. ``plain``: students have no batch
-    norm."""
+    norm. ``tokens``: they are transformers."""
     train, test = _images(seed)
     trained = tuple(copy.deepcopy(_teacher(seed, k)) for k in range(teachers))
-    return VisionWorld(seed, train, test, Batches(train, batch, seed=seed), trained, plain)
+    return VisionWorld(seed, train, test, Batches(train, batch, seed=seed), trained, plain, tokens)
 
 
 def accuracy(model: Classifier, data: ImageSet) -> float:
@@ -253,3 +262,29 @@ def _denoiser(seed: int, number: int) -> Denoiser:
         data = SampleBatches(_samples(seed), 48, seed=number)
         fit(Denoising(teacher, unlabelled=0.2), data, partial(torch.optim.Adam, lr=3e-3), steps=80)
     return freeze(teacher)
+
+
+@dataclass(frozen=True)
+class GraphWorld:
+    """Three motifs in random trees; every call and attribute is a pure function of the seed."""
+
+    seed: int
+    train: GraphSet
+    data: GraphBatches
+    teachers: tuple[()] = ()
+
+    def student(self, seed: int = 0) -> GraphClassifier:
+        """A fresh student: width 8, two layers."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * self.seed + seed)
+            return gin(8, 2, kinds=self.train.kinds, edge_kinds=self.train.edge_kinds, classes=self.train.classes)
+
+    def batch(self, rows: int = 8) -> Any:
+        """The first rows of the training set, as one batch."""
+        return next(iter(self.data.plain(rows)))
+
+
+def graph_world(seed: int = 0, *, batch: int = 16) -> GraphWorld:
+    """A world of 60 graphs, without teachers."""
+    train = motifs(60, seed=seed)
+    return GraphWorld(seed, train, GraphBatches(train, batch, seed=seed))
