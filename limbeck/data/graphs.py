@@ -188,7 +188,7 @@ def from_geometric(data: Iterable[Any], classes: Sequence[str] | int, name: str 
     given = list(data)
 
     def kinds(parts: list[Tensor]) -> tuple[list[Tensor], int]:
-        rows = torch.cat([part.reshape(len(part), -1) for part in parts])
+        rows = torch.cat([part[:, None] if part.ndim == 1 else part.flatten(1) for part in parts])
         distinct, which = rows.unique(dim=0, return_inverse=True)
         return list(which.split([len(part) for part in parts])), max(len(distinct), 1)
 
