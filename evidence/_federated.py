@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from evidence._shared import fresh
+from evidence._shared import accuracy, fresh
 from limbeck import Method, fit
 from limbeck.data.images import DataPair
 from limbeck.methods.federated._shared import build
 from limbeck.models.classifier import Classifier
 from limbeck.models.tiny import cnn
 
-__all__ = ["federated", "network", "personal"]
+__all__ = ["averaged", "federated", "network", "personal"]
 
 M = TypeVar("M", bound=Method)
 SERVER = partial(torch.optim.Adam, lr=1e-3)  # moves what trains at the server; clients have SGD of their own
@@ -64,3 +64,19 @@ def personal(method: Any) -> float:
     asked = {k: method.broadcast(k) for k in range(method.population)}
     found = [reply.payload for reply in method.clients.ask(asked, 0, task="evaluate").replies]
     return 100.0 * float(sum(p["correct"] for p in found) / sum(p["count"] for p in found))
+
+
+def averaged(
+    cls: type[Method], pair: DataPair, seed: int, rounds: int, values: Mapping[str, Any], *,
+    student: nn.Module | None = None, given: Mapping[str, Any] | None = None, last: int = 10,
+) -> float:  # fmt: skip
+    """Test accuracy, %, of the shared model: the mean over the last rounds, because who took part in one moves it."""
+    found = list[float]()
+
+    def see(method: Any) -> bool:
+        found.append(accuracy(method.student, pair.test))
+        method.train()
+        return False
+
+    federated(cls, pair, seed, rounds, values, student=student, given=given, until=see)
+    return sum(found[-last:]) / len(found[-last:])

@@ -122,8 +122,8 @@ class FedGen(Method):
     """Passes over a client's rows in a round; the released code takes 20 batches."""
     batch: Count = 16
     """B, rows a step at a client; the released code's 32."""
-    lr: Positive = 0.05
-    """The clients' learning rate."""
+    lr: Positive = 0.01
+    """The clients' learning rate; a larger one diverges unless ``alpha`` and ``beta`` are smaller."""
     momentum: Fraction = 0.0
     """Of the clients' SGD; it begins anew in every round."""
 
