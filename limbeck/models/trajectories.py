@@ -155,7 +155,7 @@ class TrajectoryBank:
         steps = len(Batches(data, training.batch))
         if per_epoch > steps:
             raise InputError("per_epoch", per_epoch, f"is more than an expert's {steps} steps an epoch")
-        self.folder = Path(folder) if folder else None
+        self.folder = Path(folder).expanduser() if folder else None
         self._held: dict[int, Parameters] = {}
         self._whole: set[int] = set()
         if self.folder is not None:
@@ -242,14 +242,14 @@ class TrajectoryBank:
             return
         try:
             found = json.loads(file.read_bytes())
-            for name, mine in facts.items():
-                theirs = found[name]
-                if name not in ("length", "seed") and theirs != mine:
-                    said = f"has trajectories of other {name} ({theirs}; this run's: {mine}); choose another folder"
-                    raise InputError("bank", str(folder), said)
+            theirs = {name: found[name] for name in facts}
             length, self.seed = int(found["length"]), int(found["seed"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("bank", str(file), f"cannot be read ({error!r}); choose another folder") from None
+        for name in ("network", "images", "training", "per_epoch", "begin"):
+            if theirs[name] != facts[name]:
+                said = f"has trajectories of other {name} ({theirs[name]}; this run's: {facts[name]})"
+                raise InputError("bank", str(folder), f"{said}; choose another folder")
         if length < self.length:
             raise InputError("bank", str(folder), f"has {length} moments of an expert; this run needs {self.length}")
         self.length = length

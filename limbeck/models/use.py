@@ -56,7 +56,7 @@ class Descent:
     weight_decay: float = 5e-4
 
     def __call__(self, net: nn.Module, made: SyntheticSet) -> None:
-        rate = float(made.rates.mean()) if self.own_rate and made.rates is not None else self.rate
+        rate = made.rates.mean().item() if self.own_rate and made.rates is not None else self.rate
         y = made.y if made.targets is None else made.targets.detach().softmax(1)
         descend(net, made().detach().clamp(0, 1), y, steps=self.steps, rate=rate, batch=self.batch,
                 augment=self.augment, weight_decay=self.weight_decay)  # fmt: skip
