@@ -80,14 +80,15 @@ def test_what_is_whole_on_disk_is_not_trained_again_and_what_is_damaged_is(
 def test_a_bank_of_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
     bank(tmp_path)
     other = convnet(7, shape=WORLD.train.shape, classes=WORLD.train.classes)
+    fewer = WORLD.train.subset(range(100))
+    given = {"experts": 2, "length": 3, "training": PLAIN, "folder": tmp_path}
     cases = [
-        ("of other network", lambda: TrajectoryBank(other, WORLD.train, experts=2, length=3, training=PLAIN, folder=tmp_path)),
-        ("of other images", lambda: TrajectoryBank(WORLD.student(1), WORLD.train.subset(range(100)), experts=2, length=3,
-                                          training=PLAIN, folder=tmp_path)),
+        ("of other network", lambda: TrajectoryBank(other, WORLD.train, **given)),
+        ("of other images", lambda: TrajectoryBank(WORLD.student(1), fewer, **given)),
         ("of other training", lambda: bank(tmp_path, training=Flat(0.1, batch=48))),
         ("of other begin", lambda: bank(tmp_path, begin=initial(WORLD.train, 1))),
         ("needs 4", lambda: bank(tmp_path, length=4)),
-    ]  # fmt: skip
+    ]
     for said, make in cases:
         with pytest.raises(InputError, match=said) as error:
             make()
