@@ -14,9 +14,9 @@ from limbeck import Method, fit
 from limbeck.data.images import DataPair
 from limbeck.methods.federated._shared import build
 from limbeck.models.classifier import Classifier
-from limbeck.models.tiny import cnn
+from limbeck.models.tiny import cnn, mlp
 
-__all__ = ["averaged", "federated", "network", "personal"]
+__all__ = ["averaged", "federated", "network", "perceptron", "personal"]
 
 M = TypeVar("M", bound=Method)
 SERVER = partial(torch.optim.Adam, lr=1e-3)  # moves what trains at the server; clients have SGD of their own
@@ -80,3 +80,8 @@ def averaged(
 
     federated(cls, pair, seed, rounds, values, student=student, given=given, until=see)
     return sum(found[-last:]) / len(found[-last:])
+
+
+def perceptron(pair: DataPair, seed: int) -> Classifier:
+    """One hidden layer of 64, without batch norm, whose weights depend on the seed alone."""
+    return fresh(seed, lambda: mlp(64, shape=pair.train.shape, classes=pair.train.classes))

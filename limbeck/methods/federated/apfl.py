@@ -42,8 +42,8 @@ CARD = Card(
     teacher="none",
     signal="weights",
     notes="Nothing is distilled: parameters are interpolated. Weights of the shared model travel, which is not private "
-    "by itself; v and alpha stay. What comes out is the shared model. The mixture runs with the shared model's batch "
-    "norm statistics. The factor alpha in v's gradient, which many codes leave out, is there.",
+    "by itself; v and alpha stay. The shared model comes out. The mixture has batch norm statistics of its own, "
+    "which are private too. The factor alpha in v's gradient, which many codes leave out, is there.",
 )
 
 
@@ -73,18 +73,21 @@ class APFL(Method):
     def broadcast(self, client: int) -> Payload:
         return take(self.student, "student")
 
-    def private(self, client: Client) -> tuple[Payload, Tensor]:
-        """v_i and alpha_i; at first the shared model, at the start value."""
+    def private(self, client: Client) -> tuple[Payload, Tensor, Payload]:
+        """v_i, alpha_i and the mixture's statistics; at first the shared model's, and the start value."""
         if client.state:
-            return part(client.state, "v"), client.state["alpha"].clone()
-        return {n: p.detach().clone() for n, p in self.student.named_parameters()}, torch.tensor(float(self.alpha))
+            return part(client.state, "v"), client.state["alpha"].clone(), part(client.state, "statistics")
+        v = {n: p.detach().clone() for n, p in self.student.named_parameters()}
+        return v, torch.tensor(float(self.alpha)), {n: b.clone() for n, b in self.student.named_buffers()}
 
-    def step(self, x: Tensor, y: Tensor, v: Payload, alpha: Tensor) -> tuple[Payload, Tensor, Tensor]:
-        """One step of all three, w in place: the new v, alpha, and the loss of vbar."""
+    def step(
+        self, x: Tensor, y: Tensor, v: Payload, alpha: Tensor, statistics: Payload
+    ) -> tuple[Payload, Tensor, Tensor]:
+        """One step of all three, w and the mixture's statistics in place: the new v, alpha, and the loss of vbar."""
         w = dict(self.student.named_parameters())
         mixed = {n: (alpha * v[n] + (1 - alpha) * p.detach()).requires_grad_() for n, p in w.items()}
         own = torch.autograd.grad(F.cross_entropy(self.student(x), y), list(w.values()))
-        loss = F.cross_entropy(functional_call(self.student, mixed, (x,)), y)
+        loss = F.cross_entropy(functional_call(self.student, {**mixed, **statistics}, (x,)), y)
         there = dict(zip(w, torch.autograd.grad(loss, list(mixed.values())), strict=True))
         with torch.no_grad():
             slope = torch.stack([((v[n] - p) * there[n]).sum() for n, p in w.items()]).sum()
@@ -95,19 +98,22 @@ class APFL(Method):
 
     def local(self, client: Client, got: Payload) -> Payload:
         put(self.student, got, "student")
-        (v, alpha), losses = self.private(client), list[Tensor]()
+        (v, alpha, statistics), losses = self.private(client), list[Tensor]()
         for x, y in client.batches(self.epochs, self.batch):
-            v, alpha, loss = self.step(x, y, v, alpha)
+            v, alpha, loss = self.step(x, y, v, alpha, statistics)
             losses.append(loss)
-        client.state = {**{f"v/{n}": p for n, p in v.items()}, "alpha": alpha}
+        kept = {f"statistics/{n}": b for n, b in statistics.items()}
+        client.state = {**{f"v/{n}": p for n, p in v.items()}, **kept, "alpha": alpha}
         return {**take(self.student, "student"), "loss": torch.stack(losses).mean(), "alpha": alpha}
 
     def judge(self, client: Client, got: Payload) -> Payload:
         put(self.student, got, "student")
-        v, alpha = self.private(client)
+        v, alpha, statistics = self.private(client)
         with torch.no_grad():
             for n, p in self.student.named_parameters():
                 p.lerp_(v[n], float(alpha))
+            for n, b in self.student.named_buffers():
+                b.copy_(statistics[n])
         return judged(self.student, client)
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:

@@ -98,7 +98,7 @@ class GroupPFL(Method):
 
     def descend(self, client: Client, epochs: int, lr: float, rho: float = 0.0) -> Tensor:
         """SGD from where the working copy is, with a pull back to there."""
-        start = [p.detach().clone() for p in self.student.parameters()]
+        start = [p.detach().clone() for p in self.student.train().parameters()]
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
             gap = [(p - s).square().sum() for p, s in zip(self.student.parameters(), start, strict=True)]

@@ -30,7 +30,7 @@ def test_a_step_is_that_of_the_paper() -> None:
     F.cross_entropy(functional_call(method.student, mixed, (x,)), y).backward()  # autograd through the mixture
     own = {n: p.clone().requires_grad_() for n, p in w.items()}
     F.cross_entropy(functional_call(method.student, own, (x,)), y).backward()
-    v_new, alpha_new, _ = method.step(x, y, v, alpha.detach())
+    v_new, alpha_new, _ = method.step(x, y, v, alpha.detach(), dict(method.student.named_buffers()))
     for n, p in method.student.named_parameters():
         torch.testing.assert_close(p.detach(), w[n] - 0.2 * own[n].grad)
         torch.testing.assert_close(v_new[n], v[n] - 0.2 * leaf[n].grad)
@@ -59,3 +59,16 @@ def test_what_is_private_stays_at_the_client_and_alone_decides_at_alpha_one() ->
     client = Client(2, WORLD.train, WORLD.test, state=state)
     one, other = (worker().judge(client, take(net, "student")) for net in (method.student, worker().student))
     assert one == other, "with alpha 1 the shared model has no say"
+
+
+def test_the_mixture_has_statistics_of_its_own() -> None:
+    torch.manual_seed(0)
+    method, client = APFL(WORLD.student()), Client(0, WORLD.train.subset(range(40)), WORLD.test)
+    start, got = WORLD.student(), take(WORLD.student(), "student")
+    torch.manual_seed(1)
+    method.local(client, got)
+    kept = client.state["statistics/net.0.1.running_mean"]
+    assert not torch.equal(kept, start.get_buffer("net.0.1.running_mean"))
+    assert not torch.equal(kept, method.student.get_buffer("net.0.1.running_mean"))
+    method.judge(client, got)
+    assert torch.equal(method.student.get_buffer("net.0.1.running_mean"), kept)
