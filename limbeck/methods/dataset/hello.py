@@ -33,6 +33,7 @@ from limbeck.losses.matching import class_means
 from limbeck.methods.dataset._shared import begun, real_images
 from limbeck.models.classifier import Classifier
 from limbeck.models.label_projector import Embedding
+from limbeck.models.load import load_classifier
 from limbeck.models.synthetic import Plain, SyntheticSet
 from limbeck.models.use import ProjectedLabels
 
@@ -51,11 +52,12 @@ CARD = Card(
     loop="pipeline",
     fidelity="reconstruction",
     notes="Two teachers: the classifier whose labels are wanted, and the encoder, any classifier without its head, "
-    "trained on other data. No code was released. Assumed: the terms and weights of the second stage, the ranks, the "
-    "temperature, and how images begin (the crop of each real image that the classifier is surest of, and of those the "
-    "surest). The paper's encoder is CLIP, whose head begins as the texts of the class names, which need no room; here "
-    "W are the encoder's mean features of the first synthetic images, less their mean, which are stored and counted. "
-    "The set's budget counts them and the low-rank numbers as labels, but not the encoder.",
+    "trained on other data; a run is given it by --method.encoder. No code was released. Assumed: the terms and "
+    "weights of the second stage, the ranks, the temperature, and how images begin (the crop of each real image that "
+    "the classifier is surest of, and of those the surest). The paper's encoder is CLIP, whose head begins as the "
+    "texts of the class names, which need no room; here W are the encoder's mean features of the first synthetic "
+    "images, less their mean, which are stored and counted. The set's budget counts them and the low-rank numbers as "
+    "labels, but not the encoder.",
 )
 
 
@@ -86,10 +88,16 @@ class Hello(Method):
     """Turn half of the crops around; not for digits and letters."""
     mix: Literal["cutmix", "mixup", "none"] = "cutmix"
     """How two images are mixed when networks are trained."""
+    encoder: str = ""
+    """Folder or Hub id of the encoder, a classifier of any images and classes, in the place of a second teacher."""
 
     def __post_init__(self) -> None:
+        if self.encoder:
+            self.teachers = nn.ModuleList([*self.teachers, load_classifier(self.encoder)])
         if len(self.teachers) != 2:
-            raise InputError("teacher", len(self.teachers), "teachers were given; give the classifier, then an encoder")
+            raise InputError(
+                "teacher", len(self.teachers), "teachers were found; give the classifier, and an encoder beside it"
+            )
         freeze(self.teachers)
         self.stage: Literal["projector", "images"] = "projector"
         made = begun(self._surest(), self.per_class)

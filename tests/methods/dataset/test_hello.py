@@ -1,6 +1,7 @@
 """HeLlO: what the projector says is the equation, only its low-rank numbers learn, the images are the surest."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from limbeck.core.schedule import Clock
 from limbeck.data.batches import Batches
 from limbeck.errors import InputError
 from limbeck.methods.dataset.hello import Hello
+from limbeck.models.load import save_classifier
+from limbeck.models.tiny import convnet
 from tests.worlds import SGD, accuracy, vision_world
 
 WORLD = vision_world(teachers=2, plain=True)
@@ -72,9 +75,12 @@ def test_the_images_begin_as_the_surest_crops() -> None:
     assert confidence(5, 3) > confidence(1, 3) > confidence(1, 20)
 
 
-def test_the_budget_counts_what_is_stored_and_one_teacher_is_refused() -> None:
+def test_the_budget_counts_what_is_stored_and_an_encoder_is_needed(tmp_path: Path) -> None:
     made = built(rank=2).student
     numbers = 2 * (3 * 9 + 12) + 2 * (12 * 9 + 20) + 2 * (6 + 20)  # two convolutions and the head
     assert made.budget.labels == 18 + numbers + 6 * 20 + 1
     with pytest.raises(InputError, match="encoder"):
         Hello(WORLD.train, torch.nn.ModuleList(WORLD.teachers[:1]))
+    save_classifier(convnet(4, 2, shape=(1, 8, 8), classes=3), tmp_path / "other", reference="convnet-4x2")
+    other = Hello(WORLD.train, torch.nn.ModuleList(WORLD.teachers[:1]), encoder=str(tmp_path / "other"))
+    assert other.use.label(WORLD.batch(2).x).shape == (2, 6)  # images and classes of its own
