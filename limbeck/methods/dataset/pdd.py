@@ -168,7 +168,8 @@ class Progressive(Method):
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> SyntheticSet:
-        real, net, method = real_images(setting), setting.student(), None
+        real, method = real_images(setting), None
+        net: Any = setting.student()
         stages = values.get("stages", 5)
         for stage in range(1, stages + 1):
             before = None if method is None else method.joined()
