@@ -13,8 +13,9 @@ from limbeck.errors import InputError
 from limbeck.losses.statistics import statistics_distance
 from limbeck.models.batch_norm import batch_norms, batch_statistics
 from limbeck.models.load_set import load_set, save_set
+from limbeck.models.mixing import mixed
 from limbeck.models.synthetic import Shared, SyntheticSet, initial
-from limbeck.models.use import StaticLogits, TeacherLabels, mixed
+from limbeck.models.use import StaticLogits, TeacherLabels
 from tests.worlds import CLASSES, vision_world
 
 WORLD = vision_world(plain=True, teachers=2)
