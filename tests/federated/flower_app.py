@@ -1,34 +1,49 @@
-"""A whole Flower app on the toy world: what the three engines run, unchanged."""
+"""A whole Flower app that three engines run, unchanged.
+
+Flower's deployment starts a process for every message, so it imports little.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from limbeck.core.method import Method
+from limbeck.data.images import ImageSet
 from limbeck.federated.apps import client_app, server_app
 from limbeck.federated.client import Client
 from limbeck.federated.partition import partition
 from limbeck.federated.rounds import Clients
 from limbeck.models.classifier import Classifier
+from limbeck.models.load import seeded
+from limbeck.models.tiny import cnn
 from tests.federated.heads import Heads
-from tests.worlds import SGD, _fresh, _images
 
 POPULATION, ROUNDS, SEED = 3, 4, 5
 VALUES = {"population": POPULATION, "participation": 0.67, "split": "iid"}
 
 
 def student() -> Classifier:
-    return _fresh(3, 6, 10)
+    with seeded(3):
+        return cnn(6, 10, shape=(1, 8, 8), classes=6)
+
+
+def images(seed: int) -> ImageSet:
+    """A pattern a class, with noise."""
+    drawn, labels = torch.Generator().manual_seed(seed), torch.arange(120) % 6
+    patterns = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = 0.3 * torch.randn(120, 1, 8, 8, generator=drawn)
+    return ImageSet((patterns[labels] + noise).clamp(0, 1), labels, tuple("abcdef"))
 
 
 def home(number: int) -> Client:
-    train, test = _images(0)
+    train, test = images(1), images(2)
     parts = partition("iid", train.labels, POPULATION, SEED)
     return Client(number, train.subset(parts[number]), test)
 
@@ -59,6 +74,6 @@ def at_server(clients: Clients) -> Heads:
 BEGAN = 0.0
 client = client_app(lambda: Heads(student(), None, **VALUES), home)
 server = server_app(
-    at_server, population=POPULATION, participation=VALUES["participation"], steps=ROUNDS, optimizer=SGD, seed=SEED,
-    finish=finish,
+    at_server, population=POPULATION, participation=VALUES["participation"], steps=ROUNDS,
+    optimizer=partial(torch.optim.SGD, lr=0.05), seed=SEED, finish=finish,
 )  # fmt: skip
