@@ -10,7 +10,7 @@ from limbeck.core.checkpoint import Checkpoint
 from limbeck.core.fit import Record, fit
 from limbeck.core.method import MakeOptimizer, Method
 from limbeck.federated.client import Client, mixed
-from limbeck.federated.payload import from_record, to_record
+from limbeck.federated.payload import fault, from_record, to_record
 from limbeck.federated.rounds import Clients, Rounds
 from limbeck.models.load import seeded
 
@@ -50,7 +50,8 @@ def client_app(worker: Callable[[], Any], client: Callable[[int], Client]) -> Cl
         method.train(task == "local")
         with seeded(mixed(int(asked["seed"]) + salt, here.round, here.number)):  # type: ignore[arg-type]
             sent = getattr(method, task)(here, from_record(message.content.array_records["payload"]))
-        context.state["personal"] = to_record(here.state)
+        if fault(sent, None) is None and fault(here.state, None) is None:  # else it begins again from what it had
+            context.state["personal"] = to_record(here.state)
         about = MetricRecord({"client": here.number, "samples": len(here.train)})
         return Message(RecordDict({"payload": to_record(sent), "about": about}), reply_to=message)
 

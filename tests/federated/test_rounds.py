@@ -11,6 +11,7 @@ import torch
 from limbeck import fit
 from limbeck.core.checkpoint import Checkpoint
 from limbeck.errors import InputError
+from limbeck.federated.client import Client
 from limbeck.federated.payload import Payload, part
 from limbeck.federated.rounds import Rounds
 from limbeck.methods.federated._shared import build
@@ -156,3 +157,31 @@ def test_a_client_that_left_is_missed_and_known_again_when_it_is_back(monkeypatc
     with pytest.raises(InputError, match="population"):
         gone.update(there())
         method.clients.meet(patience=0.1)
+
+
+def test_a_client_whose_work_is_not_finite_keeps_the_state_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, _ = made()
+    sent = {2: method.broadcast(2)}
+    method.clients.ask(sent, 0)
+    held, work = method.clients.state_dict(), Heads.local
+
+    def explodes(self: Heads, client: Client, got: Payload) -> Payload:
+        found = work(self, client, got)
+        client.state = {k: v / 0 for k, v in client.state.items()}
+        return found
+
+    monkeypatch.setattr(Heads, "local", explodes)
+    method.clients.ask(sent, 1)
+    assert same(method.clients.state_dict()["2"], held["2"])
+    monkeypatch.undo()
+    method.clients.ask(sent, 1)
+    assert not same(method.clients.state_dict()["2"], held["2"])
+
+
+def test_nothing_passes_from_one_client_to_the_next() -> None:
+    both, _ = made()
+    alone, _ = made()
+    start = both.broadcast(0)
+    together = both.clients.ask({0: start, 1: start}, 0).replies[1]
+    assert same(together.payload, alone.clients.ask({1: start}, 0).replies[0].payload)
+    assert same(both.clients.state_dict()["1"], alone.clients.state_dict()["1"])
