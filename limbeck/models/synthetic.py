@@ -238,7 +238,10 @@ def initial(
     return SyntheticSet(images, y, data.classes, rates=rates, use=use, name=f"distilled {data.name}")
 
 
-def used_like(like: SyntheticSet, images: SyntheticSet) -> SyntheticSet:
-    """One set's images with another's step sizes and use: what these are worth is not credited to the images."""
+def used_like(like: SyntheticSet, images: SyntheticSet, targets: Tensor | None = None) -> SyntheticSet:
+    """One set's images with another's step sizes and use, and perhaps targets made as the other's are: what these are
+    worth is not credited to the images."""
     rates = () if like.rates is None else like.rates.detach().tolist()
-    return SyntheticSet(images.images, images.stored_y, images.classes, rates=rates, use=like.use, name=images.name)
+    return SyntheticSet(
+        images.images, images.stored_y, images.classes, targets=targets, rates=rates, use=like.use, name=images.name
+    )  # fmt: skip

@@ -24,7 +24,8 @@ def resolve(spec: RunSpec) -> Task:
         raise InputError(
             "method", card.key, f"makes {card.makes}, which a run cannot keep or compare; use {where} from Python"
         )
-    if not spec.teacher and card.teacher in ("frozen", "ensemble", "black_box", "trainable"):
+    served = card.modality == "federated"  # the teachers are the clients
+    if not spec.teacher and not served and card.teacher in ("frozen", "ensemble", "black_box", "trainable"):
         raise InputError("teacher", "", f"is missing: {card.key} learns from one; name a folder, a file or a Hub id")
     for tracker in spec.trackers:
         if installed(tracker) is None:

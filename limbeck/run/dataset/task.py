@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.core.card import Card
 from limbeck.data.batches import Batches
 from limbeck.models.classifier import Classifier
 from limbeck.models.load_set import load_set, save_set
+from limbeck.models.pretraining import Pretraining, embed
 from limbeck.models.synthetic import SyntheticSet, used_like
 from limbeck.models.use import descend
 from limbeck.run.checks.said import Said
@@ -89,8 +90,18 @@ class SetTask(ImageTask):
 
     def evaluate(self, model: nn.Module, targets: Any = None) -> Evaluation:
         assert isinstance(model, SyntheticSet)
-        held = model if self.like is None else used_like(self.like, model)
+        held = model if self.like is None else used_like(self.like, model, self._features(model))
         return evaluate_set(held, self.student, self.test, targets, real=len(self.train), full=self.full)
+
+    @torch.no_grad()
+    def _features(self, images: SyntheticSet) -> Tensor | None:
+        """The teacher's features of the control's images, where a network is trained to regress them."""
+        if self.like is None or not isinstance(self.like.use, Pretraining):
+            return None
+        return embed(self.teachers[0], images().to(self.device))
+
+    def judged_teacher(self) -> Evaluation | None:
+        return None if self.teacher is None else evaluate(self.teacher, self.test, self.targets())
 
     def score(self, model: nn.Module) -> float:
         """Of one network."""
