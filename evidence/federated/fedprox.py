@@ -1,8 +1,8 @@
 """FedProx with 90 % stragglers: their unfinished work is kept, where FedAvg drops it.
 
 The paper's setting of systems heterogeneity: half of 20 clients with skewed labels are asked for ten epochs, and nine
-in ten of them manage fewer. Under FedAvg they do not answer in time. The further arm shows what the proximal term adds to
-keeping their work; on digits it was nothing while this was built.
+in ten of them manage fewer. Under FedAvg they do not answer in time. The further arm shows what the proximal term adds
+to keeping their work; on digits it was nothing while this was built.
 """
 
 from __future__ import annotations

@@ -1,14 +1,19 @@
-"""Who has which rows: partitions of a training set that are a pure function of labels and seed."""
+"""Who has which rows, and how they look there: pure functions of labels and seed."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
 
-__all__ = ["alike", "dirichlet", "iid", "partition", "shards"]
+__all__ = ["alike", "dirichlet", "iid", "partition", "shards", "skewed"]
 
 LEAST = 2  # rows a client: batch norm cannot train on one
 
@@ -17,7 +22,9 @@ def partition(split: str, labels: Tensor, clients: int, seed: int) -> list[Tenso
     """The rows (int64) of every client, by the name of a split.
 
     Args:
-        split: ``iid``; ``dirichlet-ALPHA``; or ``shards-N``: every client has N shards of the rows sorted by class.
+        split: ``iid``; ``dirichlet-ALPHA``; ``shards-N``: every client has N shards of the rows sorted by class;
+            ``rotation-G`` or ``contrast-G``: equal shares, which look different in G groups of clients
+            (:func:`skewed`).
         labels: (N,) int64, all known.
 
     Raises:
@@ -36,12 +43,15 @@ def partition(split: str, labels: Tensor, clients: int, seed: int) -> list[Tenso
                 return iid(labels, clients, seed)
             case "dirichlet", _ if float(number) > 0:
                 return dirichlet(labels, clients, float(number), seed)
+            case (("rotation" | "contrast"), _) if int(number) > 1:
+                return iid(labels, clients, seed)
             case "shards", _ if int(number) > 0:
                 return shards(labels, clients, int(number), seed)
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-    raise InputError("split", split, "is none of iid, dirichlet-ALPHA (0.1) and shards-N (2)")
+    raise InputError("split", split, "is none of iid, dirichlet-ALPHA (0.1), shards-N (2), "
+                     "rotation-G and contrast-G (2)")  # fmt: skip
 
 
 def iid(labels: Tensor, clients: int, seed: int) -> list[Tensor]:
@@ -81,6 +91,26 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Ten
         while len(own) < LEAST:
             own.append(max(held, key=len).pop())
     return [torch.tensor(sorted(own)) for own in held]
+
+
+def skewed(split: str, client: int, images: ImageSet) -> ImageSet:
+    """A client's images as they look there: client k is of group g = k mod G.
+
+    ``rotation-G`` turns them by 180 g / G degrees, ``contrast-G`` multiplies their distance to mid-grey by 1 - g / G;
+    any other split leaves them as they are.
+    """
+    kind, _, number = split.partition("-")
+    if kind not in ("rotation", "contrast") or (g := client % int(number) / int(number)) == 0:
+        return images
+    x, _ = images.take(torch.arange(len(images)))
+    if kind == "contrast":
+        return replace(images, images=0.5 + (1 - g) * (x - 0.5))
+    turn = torch.tensor(math.pi * g)
+    turned = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()]).reshape(2, 2)
+    by = torch.cat([turned, torch.zeros(2, 1)], 1).expand(len(x), 2, 3)
+    grid = functional.affine_grid(by, list(x.shape), align_corners=False)
+    seen = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return replace(images, images=seen.clamp(0, 1))
 
 
 def alike(parts: list[Tensor], labels: Tensor, others: Tensor, seed: int) -> list[Tensor]:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import InputError
-from limbeck.federated.partition import alike, partition
+from limbeck.federated.partition import alike, partition, skewed
+from tests.worlds import vision_world
 
 LABELS = torch.arange(600) % 10
 
@@ -55,3 +56,17 @@ def test_too_many_clients_and_unknown_labels_are_refused() -> None:
         partition("iid", LABELS, 301, 0)
     with pytest.raises(InputError, match="labels"):
         partition("iid", torch.full((10,), -1), 2, 0)
+
+
+def test_groups_of_clients_see_the_same_things_differently() -> None:
+    data = vision_world().train
+    x, _ = data.take(torch.arange(len(data)))
+    for split in ("rotation-2", "contrast-4"):
+        assert [len(rows) for rows in partition(split, LABELS, 6, 0)] == [100] * 6
+        assert skewed(split, 0, data) is data and skewed("iid", 3, data) is data
+    turned = skewed("rotation-2", 3, data)
+    torch.testing.assert_close(turned.images, x.rot90(1, (2, 3)), atol=1e-4, rtol=0)
+    assert torch.equal(turned.labels, data.labels)
+    torch.testing.assert_close(skewed("contrast-4", 6, data).images - 0.5, 0.5 * (x - 0.5))
+    with pytest.raises(InputError, match="rotation-G"):
+        partition("rotation-1", LABELS, 6, 0)

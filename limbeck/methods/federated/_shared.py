@@ -17,7 +17,7 @@ from limbeck.errors import InputError
 from limbeck.federated.apps import client_app
 from limbeck.federated.client import Client
 from limbeck.federated.grid import in_process
-from limbeck.federated.partition import alike, partition
+from limbeck.federated.partition import alike, partition, skewed
 from limbeck.federated.payload import Payload, Shapes, put
 from limbeck.federated.rounds import Answers, Clients, Reply, Round, Rounds
 
@@ -112,9 +112,12 @@ def build(
     parts = partition(worker.split, train.labels, worker.population, seed)
     dealt = alike(parts, train.labels, test.labels, seed) if test is not None else None
     homes = [
-        Client(k, train.subset(rows), test.subset(dealt[k]) if test is not None and dealt is not None else None)
+        Client(
+            k, skewed(worker.split, k, train.subset(rows)),
+            skewed(worker.split, k, test.subset(dealt[k])) if test is not None and dealt is not None else None,
+        )
         for k, rows in enumerate(parts)
-    ]
+    ]  # fmt: skip
     app = client_app(lambda: worker, homes.__getitem__)
     clients = Clients(in_process(app, len(homes), weather), len(homes), seed=seed)
     method = cls(student=student, clients=clients, **more, **values)  # type: ignore[call-arg]

@@ -75,7 +75,7 @@ class FedDF(Method):
     population: Count = 20
     """How many clients share the training set."""
     split: str = "dirichlet-0.1"
-    """How it is shared out: iid, dirichlet-ALPHA, or shards-N."""
+    """How it is shared out: iid, dirichlet-ALPHA, shards-N, rotation-G or contrast-G."""
     participation: Fraction = 0.2
     """C, the share of the clients that a round asks; at least one."""
     epochs: Count = 5

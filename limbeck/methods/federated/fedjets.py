@@ -10,6 +10,8 @@ trains them together on
 
     CE(yhat, y),     yhat = sum_{j in K_i} w_j(x) f_j(x),     w_j(x) = g_j(x) / sum_{l in K_i} g_l(x),
 
+with - beta log g_a(x) for those rows of an anchor that its expert a is for,
+
 and the server averages every expert over the clients that trained it, and the gate over all of them. An expert that
 nobody trained stays as it is. Anchors break the symmetry: some clients always have the expert of their classes among
 theirs. A new client needs no label and no training: the gate chooses experts by its images.
@@ -27,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.card import Card
-from limbeck.core.method import Clock, Count, Fraction, Method, Positive, Setting, Update
+from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Setting, Update
 from limbeck.core.modules import Taps, eval_mode
 from limbeck.errors import InputError
 from limbeck.federated.client import Client
 from limbeck.federated.payload import Payload, part, put, shapes, take
 from limbeck.federated.rounds import Answers, Clients, Round
-from limbeck.methods.federated._shared import class_counts, federate, judged, train_locally, weighted_mean
+from limbeck.methods.federated._shared import Loss, class_counts, federate, judged, train_locally, weighted_mean
 from limbeck.models.classifier import Classifier
 
 CARD = Card(
@@ -54,7 +56,8 @@ CARD = Card(
     "Assumed: "
     "the common expert is made by federated averaging in the first rounds, and every expert begins as its copy; "
     "outputs are mixed as logits; the gate is one linear layer on the last features; an anchor's expert is that of the "
-    "group of classes (class c is in group c mod M) most of its rows are of; no further term keeps the gate balanced. "
+    "group of classes (class c is in group c mod M) most of its rows are of; anchors teach the gate where these "
+    "belong. "
     "The student that comes out chooses K experts for every image. Batch norm's running statistics are averaged like "
     "weights; the common expert's stay.",
 )
@@ -112,10 +115,12 @@ class FedJETs(Method):
     """Share of the rounds, the first ones, in which clients train and average the common expert alone."""
     anchors: Fraction = 0.3
     """Share of the clients that always have the expert of their classes among theirs."""
+    beta: NonNegative = 1.0
+    """Weight of what the gate learns from anchors: where their expert's rows belong."""
     population: Count = 20
     """How many clients share the training set."""
     split: str = "shards-2"
-    """How it is shared out: iid, dirichlet-ALPHA, or shards-N."""
+    """How it is shared out: iid, dirichlet-ALPHA, shards-N, rotation-G or contrast-G."""
     participation: Fraction = 0.2
     """Share of the clients that a round asks; at least one."""
     epochs: Count = 2
@@ -145,7 +150,7 @@ class FedJETs(Method):
         if part(got, "gate"):
             put(mixture.gate, got, "gate")
             return {"gated": self.gated(client), "anchor": self.group(client)}
-        mean = self.train_on(client, mixture.common)
+        mean = self.train_on(client, lambda x, y: F.cross_entropy(mixture.common(x), y))
         return {**take(mixture.common, "common"), "loss": mean}
 
     def gated(self, client: Client) -> Tensor:
@@ -160,9 +165,12 @@ class FedJETs(Method):
         groups = torch.zeros(self.experts).index_add(0, torch.arange(len(counts)) % self.experts, counts)
         return groups.argmax()
 
+    def is_anchor(self, client: int) -> bool:
+        return client < round(self.anchors * self.population)
+
     def choice(self, client: int, gated: Tensor, anchor: Tensor) -> Tensor:
         """K_i, (K,), in ascending order."""
-        if client < round(self.anchors * self.population):
+        if self.is_anchor(client):
             gated = gated.index_fill(0, anchor.reshape(1), 2.0)  # above every mean of probabilities
         return gated.topk(self.best).indices.sort().values
 
@@ -174,20 +182,27 @@ class FedJETs(Method):
         for slot, j in enumerate(chosen.tolist()):
             put(mixture.experts[j], got, f"expert{slot}")
 
-        def answer(x: Tensor) -> Tensor:
-            return mixture(x, chosen)
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(mixture(x, chosen), y) + self.routing(client, x, y)
 
-        mean = self.train_on(client, answer)
+        mean = self.train_on(client, loss)
         sent = {**take(mixture.gate, "gate"), "loss": mean}
         for slot, j in enumerate(chosen.tolist()):
             sent |= take(mixture.experts[j], f"expert{slot}")
         return sent
 
-    def train_on(self, client: Client, model: Any) -> Tensor:
-        return train_locally(
-            self.student, client, lambda x, y: F.cross_entropy(model(x), y), epochs=self.epochs, batch=self.batch,
-            lr=self.lr, momentum=self.momentum,
-        )  # fmt: skip
+    def routing(self, client: Client, x: Tensor, y: Tensor) -> Tensor:
+        """- beta log g_a(x) over an anchor's rows of its expert's group, the mean of all rows; else 0."""
+        mixture: Any = self.student
+        if not self.beta or not self.is_anchor(client.number):
+            return torch.zeros((), device=x.device)
+        group = self.group(client).to(y.device)
+        told = F.cross_entropy(mixture.scores(x), group.expand(len(y)), reduction="none")
+        return self.beta * (told * (y % self.experts == group)).mean()
+
+    def train_on(self, client: Client, loss: Loss) -> Tensor:
+        sgd = {"batch": self.batch, "lr": self.lr, "momentum": self.momentum}
+        return train_locally(self.student, client, loss, epochs=self.epochs, **sgd)
 
     def judge(self, client: Client, got: Payload) -> Payload:
         """As a newcomer would: experts by the mean gate of its images, no label and no training."""

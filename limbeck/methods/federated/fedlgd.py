@@ -113,7 +113,7 @@ class FedLGD(Method):
     population: Count = 20
     """How many clients share the training set."""
     split: str = "dirichlet-0.1"
-    """How it is shared out: iid, dirichlet-ALPHA, or shards-N."""
+    """How it is shared out: iid, dirichlet-ALPHA, shards-N, rotation-G or contrast-G."""
     participation: Fraction = 0.2
     """Share of the clients that a round asks; at least one. The paper's 1."""
     epochs: Count = 1

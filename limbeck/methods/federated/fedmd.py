@@ -78,7 +78,7 @@ class FedMD(Method):
     population: Count = 10
     """m, how many clients share the training set."""
     split: str = "dirichlet-0.1"
-    """How it is shared out: iid, dirichlet-ALPHA, or shards-N."""
+    """How it is shared out: iid, dirichlet-ALPHA, shards-N, rotation-G or contrast-G."""
     participation: Fraction = 1.0
     """Share of the clients that a round asks; at least one."""
     epochs: Count = 2

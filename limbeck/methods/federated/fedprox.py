@@ -60,7 +60,7 @@ class FedProx(Method):
     population: Count = 20
     """K, how many clients share the training set."""
     split: str = "dirichlet-0.1"
-    """How it is shared out: iid, dirichlet-ALPHA, or shards-N."""
+    """How it is shared out: iid, dirichlet-ALPHA, shards-N, rotation-G or contrast-G."""
     participation: Fraction = 0.2
     """Share of the clients that a round asks; at least one."""
     epochs: Count = 5

@@ -72,7 +72,7 @@ class SelfFL(Method):
     population: Count = 20
     """K, how many clients share the training set."""
     split: str = "dirichlet-0.1"
-    """How it is shared out: iid, dirichlet-ALPHA, or shards-N."""
+    """How it is shared out: iid, dirichlet-ALPHA, shards-N, rotation-G or contrast-G."""
     participation: Fraction = 0.2
     """The share of the clients that a round asks; at least one."""
     batch: Count = 16
