@@ -1,10 +1,10 @@
 """Efficient dataset distillation through alignment with smooth and high-quality expert trajectories (Shen et al.,
 2023). https://arxiv.org/abs/2310.10541
 
-    experts:  L_e = c_e CE + lambda ||grad_theta CE||_2^2           SGD with momentum; c_e rises to 1 in the first
-    epochs theta_0 = theta*_t (1 + a d / ||d||_F)                          a tensor at a time, d =
-    dropout_{1/2}(N(0, I)) v_{n+1} = mu v_n + b_t grad_theta CE(f(A(x_n); theta_n), y_n),  theta_{n+1} = theta_n -
-    alpha v_{n+1} b_t     = log_5(t - T/2 + 8) where t >= T/2,  else 1 / log_5(T/2 - t + 8)
+    experts   L_e = c_e CE + lambda ||grad_theta CE||_2^2         SGD with momentum; c_e rises to 1 in the first epochs
+    theta_0 = theta*_t (1 + a d / ||d||_F)                        a tensor at a time, d = dropout_{1/2}(N(0, I))
+    v_{n+1} = mu v_n + b_t grad_theta CE(f(A(x_n); theta_n), y_n),     theta_{n+1} = theta_n - alpha v_{n+1}
+    b_t     = log_5(t - T/2 + 8) where t >= T/2,  else 1 / log_5(T/2 - t + 8)
     L       = ||theta_N - theta*_{t+M}||^2 / ||theta*_t - theta*_{t+M}||^2  +  w L_aux
     L_aux   = sum_{m < M} ||theta_{m N / M} - theta*_{t+m}||^2 / ||theta*_t - theta*_{t+m}||^2       "trajectory", or
     L_aux   = sum_k sum_l MSE( mean_{x in S_k} h_l(x), mean_{x in T_k} h_l(x) ) at stopgrad(theta_N)  "features"
