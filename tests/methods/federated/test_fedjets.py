@@ -79,6 +79,11 @@ def test_anchors_have_the_expert_of_their_classes_and_others_what_the_gate_says(
     gated, anchor = torch.tensor([0.5, 0.1, 0.15, 0.25]), torch.tensor(1)
     assert method.choice(2, gated, anchor).tolist() == [0, 1]
     assert method.choice(3, gated, anchor).tolist() == [0, 3]
+    x, y = world.train.take(torch.tensor(rows))
+    told = method.student.scores(x).log_softmax(1)[:, 1]
+    anchored = Client(2, world.train.subset(rows))
+    torch.testing.assert_close(method.routing(anchored, x, y), -told[:8].sum() / 10)
+    assert method.routing(Client(3, world.train.subset(rows)), x, y) == 0
 
 
 def test_first_rounds_train_the_common_expert_and_a_newcomer_needs_no_label() -> None:
