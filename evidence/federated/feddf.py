@@ -2,7 +2,8 @@
 
 A fifth of the training images, without their labels, is public; both arms' clients share the rest, and only FedDF's
 server reads the public ones, as in the paper's comparison. Accuracies of single rounds jump with who took part: a
-number is the mean over the last ten of fifteen rounds.
+number is the mean over the last ten of fifteen rounds. On two building seeds with 20 % a round, five local epochs and a
+small convolutional network, FedDF was 11 points worse than averaging.
 """
 
 from __future__ import annotations
