@@ -19,6 +19,7 @@ from limbeck.run.words import (
     counted,
     direction,
     duration,
+    in_rounds,
     is_control,
     latency,
     made_set,
@@ -111,7 +112,7 @@ def _facts(o: Outcome) -> dict[str, str]:
         "Judged on": f"{counted(found.count, 'sample')} against " * isinstance(found, SampleEvaluation)
         + f"{counted(held_out, f'held-out {o.metric.item}')}"
         + (f", {counted(len(o.classes), 'class')}" if o.classes else ""),
-        "Trained for": f"{counted(steps(o), 'step')}, {counted(len(o.distilled), 'seed')}",
+        "Trained for": f"{counted(steps(o), 'round' if in_rounds(o) else 'step')}, {counted(len(o.distilled), 'seed')}",
     }
     return {name: fact for name, fact in facts.items() if fact}
 
@@ -128,6 +129,7 @@ def _figures(o: Outcome) -> list[tuple[str, str, str, str]]:
     if not is_control(o):
         what = f"same student, same budget{', as many steps' if steps else ''}, no teacher"
         what = what if held is None else "as many random real images, used alike"
+        what = "federated averaging, the same clients and rounds" if in_rounds(o) else what
         found.append(("Control", metric.show(score(o.control)), what, "control"))
     if held is not None:
         if held.full is not None:

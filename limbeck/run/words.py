@@ -118,6 +118,11 @@ def made_set(outcome: Outcome) -> MadeSet | None:
     return found.made if isinstance(found, Evaluation) else None
 
 
+def in_rounds(outcome: Outcome) -> bool:
+    """Whether the data stayed with clients."""
+    return outcome.card.get("family") == "federated"
+
+
 def subject(outcome: Outcome) -> str:
     """Who did what the sentence says."""
     made = made_set(outcome)
@@ -126,7 +131,7 @@ def subject(outcome: Outcome) -> str:
 
 def without(outcome: Outcome) -> str:
     """What the control is."""
-    if outcome.card.get("family") == "federated":
+    if in_rounds(outcome):
         return "federated averaging in as many rounds"
     if made_set(outcome) is not None:
         return "those trained alike on as many random real ones"
