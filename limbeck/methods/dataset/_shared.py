@@ -19,7 +19,7 @@ from limbeck.models.classifier import Classifier
 from limbeck.models.synthetic import SyntheticSet, initial
 from limbeck.models.use import Use
 
-__all__ = ["alike", "begun", "distilled", "drawn_seed", "real_images", "representative", "unrollable"]
+__all__ = ["alike", "begun", "distilled", "drawn_seed", "fitted", "real_images", "representative", "unrollable"]
 
 
 def real_images(setting: Setting) -> ImageSet:
@@ -51,10 +51,15 @@ def begun(
 def distilled(cls: type[Method], setting: Setting, values: Mapping[str, Any], per_class: int) -> SyntheticSet:
     """The procedure of most of them: the method on the run's images and one of its networks, fitted once on batches of
     ``per_class`` real images of every class."""
+    return fitted(cls, setting, values, per_class).student
+
+
+def fitted(cls: type[Method], setting: Setting, values: Mapping[str, Any], per_class: int) -> Any:
+    """The method itself after that procedure."""
     real = real_images(setting)
     method: Any = cls(real, setting.student(), **values)  # type: ignore[call-arg]
     setting.fit(method, data=ClassBatches(real, per_class, seed=drawn_seed()))
-    return method.student
+    return method
 
 
 def alike(change: str, shape: tuple[int, int, int]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

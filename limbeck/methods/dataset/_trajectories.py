@@ -11,14 +11,13 @@ from torch import Tensor
 
 from limbeck.core.method import Method, Setting
 from limbeck.data.augment import augmentation
-from limbeck.data.by_class import ClassBatches
 from limbeck.errors import InputError
-from limbeck.methods.dataset._shared import drawn_seed, real_images
+from limbeck.methods.dataset._shared import fitted
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.trajectories import TrajectoryBank
-from limbeck.models.unroll import Parameters, StepData, distance
+from limbeck.models.unroll import Parameters, StepData, distance, replay, start
 
-__all__ = ["Segment", "averaged", "changed", "gap", "minibatches", "segment"]
+__all__ = ["Segment", "averaged", "changed", "followed", "gap", "minibatches", "segment"]
 
 Change = Callable[[Tensor], Tensor]
 
@@ -69,6 +68,16 @@ def minibatches(images: Tensor, y: Tensor, rate: Tensor, *, size: int, steps: in
     return [StepData(part, y[each], rate) for part, each in zip(parts, rows, strict=True)]
 
 
+def followed(method: Any, objective: Callable[[list[Parameters], Segment], Tensor]) -> Tensor:
+    """Train on the synthetic set from where a random expert was; the ``objective`` of the parameters after every step
+    and of the expert's piece, as a function of pixels and step size."""
+    piece, made = segment(method.trajectories, method.latest, method.span), method.student
+    data = minibatches(
+        made(), made.y, made.rates[0], size=method.batch, steps=method.steps, change=method.change
+    )  # fmt: skip
+    return replay(method.net, start(piece.begin), data, lambda thetas: objective(thetas, piece))
+
+
 def changed(names: str, shape: tuple[int, int, int]) -> Change:
     """The augmentation of both the synthetic mini-batches and the networks that will be trained on them."""
     return augmentation(names, shape) or (lambda images: images)
@@ -76,8 +85,6 @@ def changed(names: str, shape: tuple[int, int, int]) -> Change:
 
 def averaged(cls: type[Method], setting: Setting, values: Mapping[str, Any]) -> SyntheticSet:
     """The procedure of those that keep a moving ``average`` of the images: it is what they give."""
-    real = real_images(setting)
-    method: Any = cls(real, setting.student(), **values)  # type: ignore[call-arg]
-    setting.fit(method, data=ClassBatches(real, 1, seed=drawn_seed()))
+    method = fitted(cls, setting, values, 1)
     method.student.images.load_state_dict(method.average.average.state_dict())
     return method.student

@@ -23,11 +23,11 @@ from limbeck.core.modules import Ema
 from limbeck.data.batches import Images
 from limbeck.data.images import ImageSet
 from limbeck.methods.dataset._shared import begun, drawn_seed, unrollable
-from limbeck.methods.dataset._trajectories import Segment, averaged, changed, gap, minibatches, segment
+from limbeck.methods.dataset._trajectories import Segment, averaged, changed, followed, gap
 from limbeck.models.classifier import Classifier
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.trajectories import Flat, Sgd, TrajectoryBank
-from limbeck.models.unroll import Parameters, replay, start
+from limbeck.models.unroll import Parameters
 from limbeck.models.use import Descent
 
 CARD = Card(
@@ -104,18 +104,15 @@ class AutomaticTrajectories(Method):
         self.average = Ema(self.student.images, self.decay)
 
     def updates(self, batch: Images, clock: Clock) -> Generator[Update, bool, None]:
-        made, chosen = self.student, list[int]()
-        assert made.rates is not None
-        piece = segment(self.trajectories, self.latest, self.span)
-        data = minibatches(made(), made.y, made.rates[0], size=self.batch, steps=self.steps, change=self.change)
+        chosen = list[int]()
 
-        def least(thetas: list[Parameters]) -> Tensor:
+        def least(thetas: list[Parameters], piece: Segment) -> Tensor:
             chosen.append(nearest(thetas, piece))
             return gap(thetas[chosen[-1]], piece)
 
-        match = replay(self.net, start(piece.begin), data, least)
+        match = followed(self, least)
         if (yield Update({"match": match}, logs={"steps": torch.tensor(float(chosen[0]))})):
-            self.average.update(made.images)
+            self.average.update(self.student.images)
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> SyntheticSet:

@@ -23,13 +23,12 @@ from torch.nn import functional as F
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Method, Positive, Setting, Update
-from limbeck.core.modules import Taps, eval_mode
+from limbeck.core.modules import Taps
 from limbeck.data.augment import augmentation
 from limbeck.data.batches import Images
 from limbeck.data.images import ImageSet
-from limbeck.data.representatives import representatives
 from limbeck.losses.matching import gradient_distance, mean_distance
-from limbeck.methods.dataset._shared import alike, begun, distilled, drawn_seed
+from limbeck.methods.dataset._shared import alike, begun, distilled, representative
 from limbeck.models.aged import Aged
 from limbeck.models.classifier import Classifier
 from limbeck.models.synthetic import SyntheticSet
@@ -104,22 +103,11 @@ class Dream(Method):
         ]
         begin, how = self.real, self.how
         if how == "representative":
-            begin, how = self.real.subset(self._near(self.per_class * self.factor**2)), "real"
+            begin, how = self.real.subset(representative(self.real, self.net, self.per_class * self.factor**2)), "real"
         use = Descent(augment=self.augment)
         self.student: SyntheticSet = begun(begin, self.per_class, how=how, factor=self.factor, use=use)
         counts = torch.bincount(self.real.labels, minlength=len(self.real.classes)).clamp(max=self.clusters)
         self.register_buffer("rows", torch.zeros(int(counts.sum()), dtype=torch.int64))
-
-    @torch.no_grad()
-    def _near(self, count: int) -> Tensor:
-        """The rows of B_c, of all classes one after the other."""
-        found: list[Tensor] = []
-        with eval_mode(self.net):
-            for k in range(len(self.real.classes)):
-                own = (self.real.labels == k).nonzero().squeeze(1)
-                parts = [self._features(self.real.take(part)[0].to(self.net.mean.device)) for part in own.split(512)]
-                found.append(own[representatives(torch.cat(parts), count, drawn_seed())])
-        return torch.cat(found)
 
     def _features(self, x: Tensor) -> Tensor:
         return Taps(f"{self.net.head}:in")(self.net, x)[1][0].flatten(1)
@@ -151,7 +139,7 @@ class Dream(Method):
         if self.base == "distribution" or clock.step % self.inner == 0:
             self.seen.renew()
         if self.sampling == "representative" and clock.step % self.interval == 0:
-            self.rows.copy_(self._near(self.clusters))
+            self.rows.copy_(representative(self.real, self.net, self.clusters))
         taken = yield Update(self.loss(batch, clock))
         if taken and self.base == "gradient":
             for rows in torch.randperm(len(batch.x)).split(64):

@@ -25,11 +25,10 @@ from limbeck.core.modules import Ema
 from limbeck.data.batches import Images
 from limbeck.data.images import ImageSet
 from limbeck.methods.dataset._shared import begun, drawn_seed, unrollable
-from limbeck.methods.dataset._trajectories import averaged, changed, gap, minibatches, segment
+from limbeck.methods.dataset._trajectories import averaged, changed, followed, gap
 from limbeck.models.classifier import Classifier
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.trajectories import Flat, TrajectoryBank
-from limbeck.models.unroll import replay, start
 from limbeck.models.use import Descent
 
 CARD = Card(
@@ -109,11 +108,7 @@ class FlatTrajectories(Method):
         self.average = Ema(self.student.images, self.decay)
 
     def loss(self, batch: Images, clock: Clock) -> Mapping[str, Tensor]:
-        made = self.student
-        assert made.rates is not None
-        piece = segment(self.trajectories, self.latest, self.span)
-        data = minibatches(made(), made.y, made.rates[0], size=self.batch, steps=self.steps, change=self.change)
-        return {"match": replay(self.net, start(piece.begin), data, lambda thetas: gap(thetas[-1], piece))}
+        return {"match": followed(self, lambda thetas, piece: gap(thetas[-1], piece))}
 
     def updates(self, batch: Images, clock: Clock) -> Generator[Update, bool, None]:
         if (yield Update(self.loss(batch, clock))):

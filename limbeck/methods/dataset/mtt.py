@@ -22,11 +22,10 @@ from limbeck.core.method import Clock, Count, Method, Positive, Setting
 from limbeck.data.batches import Images
 from limbeck.data.images import ImageSet
 from limbeck.methods.dataset._shared import begun, distilled, drawn_seed, unrollable
-from limbeck.methods.dataset._trajectories import changed, gap, minibatches, segment
+from limbeck.methods.dataset._trajectories import changed, followed, gap
 from limbeck.models.classifier import Classifier
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.trajectories import Sgd, TrajectoryBank
-from limbeck.models.unroll import replay, start
 from limbeck.models.use import Descent
 
 CARD = Card(
@@ -98,11 +97,7 @@ class MatchingTrajectories(Method):
         )  # fmt: skip
 
     def loss(self, batch: Images, clock: Clock) -> Mapping[str, Tensor]:
-        made = self.student
-        assert made.rates is not None
-        piece = segment(self.trajectories, self.latest, self.span)
-        data = minibatches(made(), made.y, made.rates[0], size=self.batch, steps=self.steps, change=self.change)
-        return {"match": replay(self.net, start(piece.begin), data, lambda thetas: gap(thetas[-1], piece))}
+        return {"match": followed(self, lambda thetas, piece: gap(thetas[-1], piece))}
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> SyntheticSet:

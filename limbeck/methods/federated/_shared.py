@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limbeck.core.method import Method, Setting
 from limbeck.core.modules import eval_mode, freeze
@@ -18,12 +19,12 @@ from limbeck.federated.apps import client_app
 from limbeck.federated.client import Client
 from limbeck.federated.grid import in_process
 from limbeck.federated.partition import alike, partition, skewed
-from limbeck.federated.payload import Payload, Shapes, put
+from limbeck.federated.payload import Payload, Shapes, put, take
 from limbeck.federated.rounds import Answers, Clients, Reply, Round, Rounds
 
 __all__ = [
     "build", "class_counts", "class_shares", "diversity", "exchange", "federate", "federate_with_public", "judged",
-    "models_of", "train_locally", "weighted_mean",
+    "judged_shared", "learnt", "models_of", "train_locally", "weighted_mean",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=Method)
@@ -80,6 +81,25 @@ def train_locally(
         optimizer.step()
         total, steps = total + now.detach().cpu(), steps + 1
     return total / max(steps, 1)
+
+
+def learnt(method: Any, client: Client, got: Payload) -> Payload:
+    """FedAvg's work at a client: epochs of SGD on cross-entropy from the shared model; weights and mean loss."""
+    put(method.student, got, "student")
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(method.student(x), y)
+
+    mean = train_locally(
+        method.student, client, loss, epochs=method.epochs, batch=method.batch, lr=method.lr, momentum=method.momentum
+    )
+    return {**take(method.student, "student"), "loss": mean}
+
+
+def judged_shared(method: Any, client: Client, got: Payload) -> Payload:
+    """:func:`judged` of the model that was sent."""
+    put(method.student, got, "student")
+    return judged(method.student, client)
 
 
 @torch.no_grad()

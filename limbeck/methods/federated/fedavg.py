@@ -17,15 +17,20 @@ from collections.abc import Generator, Mapping
 from dataclasses import KW_ONLY
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, Positive, Setting, Update
 from limbeck.federated.client import Client
 from limbeck.federated.payload import Payload, put, shapes, take
 from limbeck.federated.rounds import Clients, Round
-from limbeck.methods.federated._shared import exchange, federate, judged, train_locally, weighted_mean
+from limbeck.methods.federated._shared import (
+    exchange,
+    federate,
+    judged_shared,
+    learnt,
+    weighted_mean,
+)
 
 CARD = Card(
     key="fedavg",
@@ -68,19 +73,10 @@ class FedAvg(Method):
         return take(self.student, "student")
 
     def local(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-
-        def loss(x: Tensor, y: Tensor) -> Tensor:
-            return F.cross_entropy(self.student(x), y)
-
-        mean = train_locally(
-            self.student, client, loss, epochs=self.epochs, batch=self.batch, lr=self.lr, momentum=self.momentum
-        )
-        return {**take(self.student, "student"), "loss": mean}
+        return learnt(self, client, got)
 
     def judge(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-        return judged(self.student, client)
+        return judged_shared(self, client, got)
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:
         answers = exchange(self, batch, {**shapes(take(self.student, "student")), "loss": ()})

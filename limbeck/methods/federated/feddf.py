@@ -17,8 +17,7 @@ from dataclasses import KW_ONLY
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, Positive, Setting, Update
@@ -31,9 +30,9 @@ from limbeck.losses.divergence import kl, soft_log
 from limbeck.methods.federated._shared import (
     exchange,
     federate_with_public,
-    judged,
+    judged_shared,
+    learnt,
     models_of,
-    train_locally,
     weighted_mean,
 )
 
@@ -91,19 +90,10 @@ class FedDF(Method):
         return take(self.student, "student")
 
     def local(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-
-        def loss(x: Tensor, y: Tensor) -> Tensor:
-            return F.cross_entropy(self.student(x), y)
-
-        mean = train_locally(
-            self.student, client, loss, epochs=self.epochs, batch=self.batch, lr=self.lr, momentum=self.momentum
-        )
-        return {**take(self.student, "student"), "loss": mean}
+        return learnt(self, client, got)
 
     def judge(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-        return judged(self.student, client)
+        return judged_shared(self, client, got)
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:
         if self.public is None:

@@ -38,9 +38,9 @@ from limbeck.methods.federated._shared import (
     diversity,
     exchange,
     federate,
-    judged,
+    judged_shared,
+    learnt,
     models_of,
-    train_locally,
     weighted_mean,
 )
 from limbeck.models.classifier import Classifier
@@ -141,19 +141,10 @@ class FedFTG(Method):
         return take(self.student, "student")
 
     def local(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-
-        def loss(x: Tensor, y: Tensor) -> Tensor:
-            return F.cross_entropy(self.student(x), y)
-
-        mean = train_locally(
-            self.student, client, loss, epochs=self.epochs, batch=self.batch, lr=self.lr, momentum=self.momentum
-        )
-        return {**take(self.student, "student"), "counts": class_counts(client), "loss": mean}
+        return {**learnt(self, client, got), "counts": class_counts(client)}
 
     def judge(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-        return judged(self.student, client)
+        return judged_shared(self, client, got)
 
     def discrepancy(self, teachers: list[Classifier], alpha: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """L_md of images (B, ...) under ``alpha`` (M, B), and the local models' logits (M, B, K)."""

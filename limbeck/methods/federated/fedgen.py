@@ -39,7 +39,7 @@ from limbeck.methods.federated._shared import (
     diversity,
     exchange,
     federate,
-    judged,
+    judged_shared,
     models_of,
     train_locally,
     weighted_mean,
@@ -168,8 +168,7 @@ class FedGen(Method):
         return {**take(self.student, "student"), "counts": class_counts(client), "loss": mean}
 
     def judge(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-        return judged(self.student, client)
+        return judged_shared(self, client, got)
 
     def objective(self, heads: list[nn.Module], shares: Tensor, y: Tensor) -> dict[str, Tensor]:
         """What the generator minimises; ``shares`` (M, K) are w."""

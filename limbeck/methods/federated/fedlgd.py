@@ -36,7 +36,7 @@ from limbeck.federated.client import Client
 from limbeck.federated.payload import Payload, put, shapes, take
 from limbeck.federated.rounds import Clients, Round
 from limbeck.losses.matching import gradient_distance, mean_distance
-from limbeck.methods.federated._shared import exchange, federate, judged, weighted_mean
+from limbeck.methods.federated._shared import exchange, federate, judged_shared, weighted_mean
 from limbeck.models.classifier import Classifier
 from limbeck.models.renew import renew
 
@@ -228,8 +228,7 @@ class FedLGD(Method):
         return loss
 
     def judge(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-        return judged(self.student, client)
+        return judged_shared(self, client, got)
 
     @torch.no_grad()
     def begin(self, batch: Round) -> dict[str, Tensor]:

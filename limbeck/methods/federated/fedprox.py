@@ -26,7 +26,7 @@ from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Pos
 from limbeck.federated.client import Client
 from limbeck.federated.payload import Payload, put, shapes, take
 from limbeck.federated.rounds import Clients, Round
-from limbeck.methods.federated._shared import exchange, federate, judged, train_locally, weighted_mean
+from limbeck.methods.federated._shared import exchange, federate, judged_shared, train_locally, weighted_mean
 
 CARD = Card(
     key="fedprox",
@@ -92,8 +92,7 @@ class FedProx(Method):
         return {**take(self.student, "student"), "loss": mean}
 
     def judge(self, client: Client, got: Payload) -> Payload:
-        put(self.student, got, "student")
-        return judged(self.student, client)
+        return judged_shared(self, client, got)
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:
         answers = exchange(self, batch, {**shapes(take(self.student, "student")), "loss": ()})

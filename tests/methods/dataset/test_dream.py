@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from limbeck.core.schedule import Clock
 from limbeck.data.by_class import ClassBatches
 from limbeck.data.representatives import representatives
+from limbeck.methods.dataset._shared import representative
 from limbeck.methods.dataset.dream import Dream
 from tests.worlds import SGD, vision_world
 
@@ -52,7 +53,7 @@ def test_the_distance_is_between_the_gradients_of_the_weights_of_each_class() ->
 
 def test_it_is_zero_when_the_set_is_what_is_matched() -> None:
     method, batch = built(per_class=6, factor=1, clusters=6), next(iter(ClassBatches(WORLD.train, 4)))
-    near = method._near(6)
+    near = representative(method.real, method.net, 6)
     method.rows.copy_(near)
     with torch.no_grad():
         method.student.images.pixels.copy_(WORLD.train.take(near)[0])
