@@ -13,7 +13,7 @@ from limbeck.data.images import ImageSet
 from limbeck.data.stream import Stream
 from limbeck.errors import InputError
 
-__all__ = ["Batches", "Images"]
+__all__ = ["Batches", "Images", "images_behind"]
 
 
 class Images(NamedTuple):
@@ -107,3 +107,15 @@ class Batches(Stream[Images]):
             data, self.batch, seed=self.seed, shuffle=self.shuffle, drop_last=self.drop_last,
             augment=self.augment, teacher_view=self.teacher_view,
         )  # fmt: skip
+
+
+def images_behind(data: object) -> ImageSet:
+    """The set of images that some batches come from.
+
+    Raises:
+        InputError: when there is none.
+    """
+    found = getattr(data, "dataset", None)
+    if not isinstance(found, ImageSet):
+        raise InputError("data", type(data).__name__, "has no set of images behind it; pass Batches of one")
+    return found

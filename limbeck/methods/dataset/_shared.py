@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.core.method import Method, Setting
 from limbeck.core.modules import Taps, eval_mode, freeze
 from limbeck.data.augment import augmentation
+from limbeck.data.batches import images_behind
 from limbeck.data.by_class import ClassBatches
 from limbeck.data.images import ImageSet
 from limbeck.data.representatives import representatives
@@ -28,9 +29,7 @@ def real_images(setting: Setting) -> ImageSet:
     Raises:
         InputError: when the batches come from no set of images.
     """
-    data = getattr(setting.data, "dataset", None)
-    if not isinstance(data, ImageSet):
-        raise InputError("data", type(setting.data).__name__, "has no set of images behind it; pass Batches of one")
+    data = images_behind(setting.data)
     known = data.labels >= 0
     return data if bool(known.all()) else data.subset(known.nonzero().squeeze(1))
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from limbeck.core.method import Method, Setting
 from limbeck.core.modules import eval_mode, freeze
+from limbeck.data.batches import images_behind
 from limbeck.data.images import ImageSet
 from limbeck.errors import InputError
 from limbeck.federated.apps import client_app
@@ -155,12 +156,7 @@ def federate(
 
 
 def _images_of(setting: Setting) -> tuple[ImageSet, int]:
-    data: Any = setting.data
-    if not isinstance(getattr(data, "dataset", None), ImageSet):
-        raise InputError(
-            "data", type(data).__name__, "cannot be shared among clients; give limbeck.data.batches.Batches"
-        )
-    return data.dataset, data.seed
+    return images_behind(setting.data), setting.data.seed  # type: ignore[attr-defined]
 
 
 def models_of(student: N, replies: Sequence[Reply]) -> list[N]:

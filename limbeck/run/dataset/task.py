@@ -124,9 +124,9 @@ class SetTask(ImageTask):
         return CARD.format(text=text, shape="x".join(map(str, self.train.shape)), count=f"{len(self.train):,}")
 
     def bench(self, card: Card, values: Mapping[str, Any]) -> Any:
-        from limbeck.run.dataset.bench import SetBench
+        from limbeck.run.vision.bench import WholeBench
 
-        return SetBench(self, card, values)
+        return WholeBench(self, card, values)
 
     @property
     def checks(self) -> Mapping[str, Callable[[Any], Said]]:

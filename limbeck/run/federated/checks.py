@@ -9,7 +9,7 @@ from limbeck.federated.partition import partition
 from limbeck.run.checks.bench import CLOCKS, updates
 from limbeck.run.checks.capabilities import capabilities
 from limbeck.run.checks.said import Said, failed, ok, warning
-from limbeck.run.dataset.bench import SetBench
+from limbeck.run.vision.bench import WholeBench
 from limbeck.run.vision.checks import data
 
 __all__ = ["CHECKS"]
@@ -17,7 +17,7 @@ __all__ = ["CHECKS"]
 FEW = 2  # rows of a client with which batch norm, or anything else, learns little
 
 
-def shares(bench: SetBench) -> Said:
+def shares(bench: WholeBench) -> Said:
     """Every client has images; how many, and of how many classes."""
     method: Any = bench.fit().method
     labels = bench.task.train.labels
@@ -30,7 +30,7 @@ def shares(bench: SetBench) -> Said:
     return ok(measured)
 
 
-def first_round(bench: SetBench) -> Said:
+def first_round(bench: WholeBench) -> Said:
     """One round, with every message sent: clients answer, and the shared model stays finite."""
     method, batch = bench.fit()
     logs: dict[str, float] = {}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.data.batches import Batches, Images
 from limbeck.data.images import ImageSet
 from limbeck.models.classifier import Classifier
-from limbeck.run.checks.bench import Bench
+from limbeck.run.checks.bench import Bench, Fit
 from limbeck.run.vision.evaluation import log_probabilities
 from limbeck.run.vision.task import ImageTask
 
-__all__ = ["ImageBench"]
+__all__ = ["ImageBench", "WholeBench"]
 
 PROBED = 512  # held-out images that the teacher is tried on
 TRIED = 64  # images a training step is tried with
@@ -57,3 +60,27 @@ class ImageBench(Bench):
     def predictions(self) -> list[Tensor]:
         """Every teacher's log-probabilities on the probe."""
         return [log_probabilities(teacher, self.probe) for teacher in self.task.teachers]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeBench(ImageBench):
+    """A run whose method needs all images: a set may stand for many a class, and clients share them."""
+
+    @cached_property
+    def data(self) -> Batches:
+        return self.batches
+
+    @cached_property
+    def _fits(self) -> list[Fit]:
+        return super().fits()
+
+    def fits(
+        self,
+        student: Callable[[], nn.Module] | None = None,
+        teachers: Sequence[nn.Module] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> list[Fit]:
+        """Those of the run itself are made once and copied: a procedure may train experts first."""
+        if student is None and teachers is None and values is None:
+            return copy.deepcopy(self._fits)
+        return super().fits(student, teachers, values)
