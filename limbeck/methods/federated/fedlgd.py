@@ -254,9 +254,10 @@ class FedLGD(Method):
             return list(torch.autograd.grad(loss, list(self.student.parameters()), create_graph=True))
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:
-        if batch.number == 0 and self.per_class_global:
-            yield Update({}, "images", logs=self.begin(batch))
+        opening = self.begin(batch) if batch.number == 0 and self.per_class_global else {}
         answers = exchange(self, batch, {**shapes(take(self.student, "student")), "loss": ()})
+        for way in {"bytes_down", "bytes_up"} & opening.keys():  # a step has one log: what is sent adds up
+            answers.logs[way] = answers.logs[way] + opening[way]
         yield Update({}, "images", logs=answers.logs)
         if not answers.replies:
             return

@@ -9,7 +9,7 @@ from limbeck import fit
 from limbeck.core.method import Clock
 from limbeck.federated.client import Client
 from limbeck.federated.partition import partition
-from limbeck.federated.payload import take
+from limbeck.federated.payload import size, take
 from limbeck.losses.matching import gradient_distance
 from limbeck.methods.federated._shared import build, weighted_mean
 from limbeck.methods.federated.fedlgd import FedLGD, supervised_contrast
@@ -80,8 +80,10 @@ def test_a_round_averages_plainly_after_the_refresh_and_images_stay_at_clients()
     seen, ask = [], method.clients.ask
     method.clients.ask = lambda *a, **k: (seen.append((a[0], found := ask(*a, **k))), found)[1]
     begun = copy.deepcopy(method)
-    fit(method, [batch], SGD, steps=1)
+    record = fit(method, [batch], SGD, steps=1)
     (everybody, stats), (_, answers) = seen
+    whole = sum(size(reply.payload) for reply in (*stats.replies, *answers.replies))
+    assert record is not None and record.logs["images/bytes_up"] == whole  # with the statistics of the opening
     assert set(everybody) == set(range(6)) and len(stats.replies) == 6
     assert set(answers.replies[0].payload) == {*take(old, "student"), "loss"}
     mean = weighted_mean(answers.replies, "student", [1.0, 1.0, 1.0])
