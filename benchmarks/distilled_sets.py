@@ -75,23 +75,24 @@ class Settings:
 
 
 TEACHER, SECOND = "cnn-32-64-128", "cnn-32-64"
-EXPERTS = {"steps": 10, "span": 2, "latest": 4, "rate": 0.05, "experts": 5, "expert_rate": 0.05, "expert_batch": 64}
-LONG = {"expert_rate": 0.02, "per_epoch": 4, "latest": 6}  # a quarter of an epoch of 50,000 images is long
 LABELS = {"lower": 0.5, "flip": False, "tau": 4.0}
+EXPERTS = {"steps": 10, "span": 2, "latest": 4, "rate": 0.05, "experts": 5, "expert_rate": 0.05, "expert_batch": 64}
+OFTEN = {"per_epoch": 8, "expert_batch": 256}  # an epoch of 50,000 images is long
+SMOOTH = {**EXPERTS, "rate": 0.005, "expert_rate": 0.01}
 SETTINGS: dict[str, Settings] = {
     "datadam": Settings((300, 300), 0.01, {"attention": 0.0}, {"batch": 32}),
-    "dream": Settings((60, 60), 0.01, {"factor": 1, "clusters": 32, "batch": 32, "inner": 50}),
-    "cda": Settings((300, 300), 0.02, {**LABELS, "how": "real", "r_bn": 0.3}, {"flip": True}, teachers=(TEACHER,)),
     "cudd": Settings((150, 150), 0.02, {**LABELS, "r_bn": 0.3}, {"flip": True}, teachers=(TEACHER,)),
     "cv_dd": Settings((150, 150), 0.02, {**LABELS, "r_bn": 0.3}, {"flip": True}, teachers=(TEACHER, SECOND)),
-    "infer_ufc": Settings((200, 200), 0.01, {"tau": 4.0}, teachers=(TEACHER, SECOND)),
-    "hello": Settings((300, 300), 0.01, LABELS, {"flip": True}, teachers=(TEACHER, "encoder")),
-    "mtt": Settings((100, 100), 0.03, EXPERTS, LONG),
-    "ftd": Settings((100, 100), 0.03, {**EXPERTS, "rho": 0.05, "decay": 0.95}, LONG),
-    "att": Settings((100, 100), 0.03, {**EXPERTS, "decay": 0.95}, LONG),
-    "ast": Settings((100, 100), 0.03, {**EXPERTS, "rate": 0.005, "expert_rate": 0.01}, {**LONG, "expert_rate": 0.01}),
-    "pdd": Settings((100, 100), 0.03, {**EXPERTS, "stages": 1}, LONG, {"stages": 2}),
-    "dd_wang": Settings((150, 100), 0.02, {"rate": 0.1, "inits": 2, "batch": 16}),
+    "cda": Settings((300, 150), 0.005, {**LABELS, "how": "real", "r_bn": 0.05}, {"flip": True}, teachers=(TEACHER,)),
+    "infer_ufc": Settings((200, 200), 0.01, {"tau": 4.0}, {"augment": "crop+flip"}, teachers=(TEACHER, SECOND)),
+    "hello": Settings((300, 200), 0.003, LABELS, {"flip": True}, teachers=(TEACHER, "encoder")),
+    "dream": Settings((60, 60), 0.01, {"factor": 1, "clusters": 32, "batch": 32, "inner": 50}),
+    "mtt": Settings((70, 40), 0.03, EXPERTS, OFTEN),
+    "att": Settings((70, 40), 0.03, {**EXPERTS, "decay": 0.95}, OFTEN),
+    "pdd": Settings((70, 40), 0.03, {**EXPERTS, "stages": 1}, OFTEN, {"stages": 2}),
+    "ftd": Settings((70, 40), 0.03, {**EXPERTS, "rho": 0.05, "decay": 0.95}, OFTEN),
+    "dd_wang": Settings((150, 80), 0.02, {"rate": 0.1, "inits": 2, "batch": 16}, {}, {"epochs": 1, "inits": 1}),
+    "ast": Settings((70, 40), 0.03, SMOOTH, OFTEN),
 }
 EXPERTS_OF = {"mtt": "plain", "att": "plain", "ftd": "flat", "ast": "smooth"}
 REFERENCES = ("random", "full")
@@ -134,7 +135,7 @@ class Images:
                 if kind == "encoder":
                     self.encode(net)
                 else:
-                    self.learn(net, 1500 if self.photos else 600)
+                    self.learn(net, 1000 if self.photos else 600)
             save_classifier(net, folder)
         return freeze(load_classifier(str(folder)))
 
@@ -228,13 +229,20 @@ class Job(NamedTuple):
         seed = 1000 * self.seed + number
         return initial(self.images.pair.train, self.per_class, factor=factor, seed=seed, use=plain)
 
+    def alike(self, made: SyntheticSet) -> list[float]:
+        """What random real images reach that are used as a set is."""
+        factor, plain = getattr(made.images, "factor", 1), self._replace(method="random")
+        if made.use == Descent(augment=self.images.augment) and factor == 1:
+            return (plain.done() or plain.run())["distilled"]
+        return [self.judged(k, used_like(made, self.real(k, factor))) for k in range(NETS)]
+
     def run(self) -> dict[str, Any]:
         """Do it and write what was found."""
         began, found = time.process_time(), dict[str, Any]()
         if self.method == "full":
             net = self.images.net(self.seed)
             with seeded(self.seed):
-                self.images.learn(net, 1500 if self.images.photos else 600)
+                self.images.learn(net, 1000 if self.images.photos else 600)
             found["distilled"] = [self.images.accuracy(net)]
         elif self.method == "random":
             found["distilled"] = [self.judged(k, self.real(k)) for k in range(NETS)]
@@ -242,8 +250,7 @@ class Job(NamedTuple):
             made = self.made()
             found["making"] = round(time.process_time() - began, 1)
             found["distilled"] = [self.judged(k, made) for k in range(NETS)]
-            factor = getattr(made.images, "factor", 1)
-            found["alike"] = [self.judged(k, used_like(made, self.real(k, factor))) for k in range(NETS)]
+            found["alike"] = self.alike(made)
             found["stored"] = made.budget._asdict()
         found |= {"settings": self.settings, "seconds": round(time.process_time() - began, 1)}
         self.file.parent.mkdir(parents=True, exist_ok=True)
