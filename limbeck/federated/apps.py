@@ -95,7 +95,7 @@ def server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         made = method(Clients(grid, population, seed=seed, timeout=timeout))
-        rounds = Rounds(population, participation, seed)
+        rounds = Rounds(population, participation, seed, coins=getattr(made, "privacy", "none") != "none")
         record = fit(made, rounds, optimizer, steps=steps, checkpoint=checkpoint)
         finish(made, record)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flwr.app import Message
     from flwr.serverapp import Grid
 
-__all__ = ["Answers", "Clients", "Reply", "Round", "Rounds"]
+__all__ = ["Answers", "Clients", "Reply", "Round", "Rounds", "expected"]
 
 LOG = logging.getLogger("limbeck.federated")
 
@@ -30,22 +30,32 @@ class Round(NamedTuple):
     clients: tuple[int, ...]
 
 
+def expected(population: int, participation: float) -> int:
+    """How many clients a share of them is; at least one."""
+    return max(1, round(participation * population))
+
+
 class Rounds:
     """Rounds without end; who takes part is a function of seed and round, so that the position is one integer.
 
     Args:
         population: how many clients there are.
         participation: the share that takes part in a round; at least one does.
+        coins: each client takes part by a coin of its own, as privacy accounting assumes: as many on average, perhaps
+            nobody.
     """
 
-    def __init__(self, population: int, participation: float, seed: int = 0) -> None:
-        self.population, self.seed, self.taken = population, seed, 0
-        self.each = max(1, round(participation * population))
+    def __init__(self, population: int, participation: float, seed: int = 0, *, coins: bool = False) -> None:
+        self.population, self.seed, self.taken, self.coins = population, seed, 0, coins
+        self.each = expected(population, participation)
 
     def __iter__(self) -> Iterator[Round]:
         while True:
             drawn = torch.Generator().manual_seed(mixed(self.seed, self.taken, self.population))
-            chosen = torch.randperm(self.population, generator=drawn)[: self.each]
+            if self.coins:
+                chosen = (torch.rand(self.population, generator=drawn) < self.each / self.population).nonzero()[:, 0]
+            else:
+                chosen = torch.randperm(self.population, generator=drawn)[: self.each]
             number, self.taken = self.taken, self.taken + 1  # before the yield: a checkpoint counts this round
             yield Round(number, tuple(sorted(chosen.tolist())))
 
@@ -149,7 +159,8 @@ class Clients:
             if k in self.nodes
         ]
         whose = {node: k for k, node in self.nodes.items()}
-        got = {whose[r.metadata.src_node_id]: r for r in self.grid.send_and_receive(asked, timeout=self.timeout)}
+        came = self.grid.send_and_receive(asked, timeout=self.timeout) if asked else ()
+        got = {whose[r.metadata.src_node_id]: r for r in came}
         replies = list[Reply]()
         for k in sorted(payloads):
             reply, wrong = _read(k, got.get(k), like) if k in self.nodes else (None, "it is not connected")

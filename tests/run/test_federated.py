@@ -24,6 +24,19 @@ def test_a_run_has_its_rounds_and_its_control(tmp_path: Path) -> None:
     assert distil(SETTINGS, tmp_path / "run").distilled == found.distilled
 
 
+def test_a_private_run_says_what_it_spends(tmp_path: Path) -> None:
+    values = {**SETTINGS["values"], "privacy": "server", "delta": 0.01}
+    distil({**SETTINGS, "method": "fedavg", "values": values}, tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "hides whether a client took part, with epsilon" in page and "at delta 0.01 after 3 rounds" in page
+
+
+def test_a_method_that_sends_logits_has_no_privacy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["run", "fedmd", "--student", "mlp-16", "--data", "digits", "--out", f"{tmp_path}/r"]
+    assert main([*given, "--method.privacy", "server"]) == 2
+    assert "--method.privacy" in (error := capsys.readouterr().err) and len(error.strip().splitlines()) == 1
+
+
 def test_the_control_has_the_same_clients(tmp_path: Path) -> None:
     from limbeck.run.resolve import resolve
     from limbeck.run.spec import make_spec
@@ -40,6 +53,9 @@ def test_the_control_has_the_same_clients(tmp_path: Path) -> None:
         (["--method.split", "uneven"], "split"),
         (["--method.population", "5000"], "population"),
         (["--method.participation", "1.5"], "participation"),
+        (["--method.privacy", "everybody"], "privacy"),
+        (["--method.privacy", "server", "--method.clipping-norm", "-1"], "clipping_norm"),
+        (["--method.privacy", "server", "--student", "cnn-8-16"], "batch norm"),
     ],
 )
 def test_bad_input_is_one_line(flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,12 +20,13 @@ from limbeck.federated.apps import client_app
 from limbeck.federated.client import Client
 from limbeck.federated.grid import in_process
 from limbeck.federated.partition import alike, partition, skewed
-from limbeck.federated.payload import Payload, Shapes, put, take
+from limbeck.federated.payload import Payload, Shapes, put, shapes, take
+from limbeck.federated.privacy import Privacy
 from limbeck.federated.rounds import Answers, Clients, Reply, Round, Rounds
 
 __all__ = [
-    "build", "class_counts", "class_shares", "diversity", "exchange", "federate", "federate_with_public", "judged",
-    "judged_shared", "learnt", "models_of", "train_locally", "weighted_mean",
+    "averaged", "build", "class_counts", "class_shares", "diversity", "exchange", "federate", "federate_with_public",
+    "judged", "judged_shared", "learnt", "models_of", "released", "train_locally", "weighted_mean",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=Method)
@@ -82,6 +83,25 @@ def train_locally(
         optimizer.step()
         total, steps = total + now.detach().cpu(), steps + 1
     return total / max(steps, 1)
+
+
+def averaged(method: Any, batch: Round) -> dict[str, Tensor]:
+    """A round of averaging, privately if the method is asked to: the shared model moves. Returns the round's logs."""
+    private, start = Privacy.of(method), take(method.student, "student")
+    if private is None:
+        answers = exchange(method, batch, {**shapes(start), "loss": ()})
+        if answers.replies:
+            put(method.student, weighted_mean(answers.replies, "student"), "student")
+        return answers.logs
+    answers = exchange(method, batch, shapes(private.covered(start)))
+    put(method.student, private.mean(answers.replies, start), "student")
+    return {**answers.logs, **private.logs(batch.number + 1)}
+
+
+def released(method: Any, got: Payload, reply: Payload) -> Payload:
+    """What a client of such a method sends back: its reply, or what privacy lets go of it."""
+    private = Privacy.of(method)
+    return reply if private is None else private.sent(reply, got)
 
 
 def learnt(method: Any, client: Client, got: Payload) -> Payload:
@@ -142,7 +162,8 @@ def build(
     app = client_app(lambda: worker, homes.__getitem__)
     clients = Clients(in_process(app, len(homes), weather), len(homes), seed=seed)
     method = cls(student=student, clients=clients, **more, **values)  # type: ignore[call-arg]
-    return method, Rounds(len(homes), worker.participation, seed)
+    coins = getattr(worker, "privacy", "none") != "none"
+    return method, Rounds(len(homes), worker.participation, seed, coins=coins)
 
 
 def federate(

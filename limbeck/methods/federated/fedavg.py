@@ -15,22 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from limbeck.core.card import Card
-from limbeck.core.method import Clock, Count, Fraction, Method, Positive, Setting, Update
+from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Setting, Update
 from limbeck.federated.client import Client
-from limbeck.federated.payload import Payload, put, shapes, take
+from limbeck.federated.payload import Payload, take
+from limbeck.federated.privacy import Privacy
 from limbeck.federated.rounds import Clients, Round
-from limbeck.methods.federated._shared import (
-    exchange,
-    federate,
-    judged_shared,
-    learnt,
-    weighted_mean,
-)
+from limbeck.methods.federated._shared import averaged, federate, judged_shared, learnt, released
 
 CARD = Card(
     key="fedavg",
@@ -43,8 +38,8 @@ CARD = Card(
     modality="federated",
     teacher="none",
     signal="weights",
-    notes="Weights travel, and weights can tell what is in the data: not private by itself. Batch norm's running "
-    "statistics are averaged like weights.",
+    notes="Weights travel, and weights can tell what is in the data: not private by itself; `privacy` is an option. "
+    "Batch norm's running statistics are averaged like weights.",
 )
 
 
@@ -68,21 +63,29 @@ class FedAvg(Method):
     """eta, the clients' learning rate."""
     momentum: Fraction = 0.0
     """Of the clients' SGD; it begins anew in every round."""
+    privacy: Literal["none", "server", "client", "local"] = "none"
+    """Who clips the clients' updates and adds noise: the server does both, clients clip, or clients do both."""
+    clipping_norm: Positive = 1.0
+    """Largest norm of a client's update in a round, under privacy."""
+    noise_multiplier: NonNegative = 1.0
+    """Standard deviation of the noise, under privacy, in units of the clipping norm; 0 is not private."""
+    delta: Positive = 1e-5
+    """Of the (epsilon, delta) that is accounted for; far below 1 / population."""
+
+    def __post_init__(self) -> None:
+        Privacy.of(self)  # refuses what it cannot cover
 
     def broadcast(self, client: int) -> Payload:
         return take(self.student, "student")
 
     def local(self, client: Client, got: Payload) -> Payload:
-        return learnt(self, client, got)
+        return released(self, got, learnt(self, client, got))
 
     def judge(self, client: Client, got: Payload) -> Payload:
         return judged_shared(self, client, got)
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:
-        answers = exchange(self, batch, {**shapes(take(self.student, "student")), "loss": ()})
-        if answers.replies:
-            put(self.student, weighted_mean(answers.replies, "student"), "student")
-        yield Update({}, logs=answers.logs)
+        yield Update({}, logs=averaged(self, batch))
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:

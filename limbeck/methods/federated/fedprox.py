@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,10 @@ from torch.nn import functional as F
 from limbeck.core.card import Card
 from limbeck.core.method import Clock, Count, Fraction, Method, NonNegative, Positive, Setting, Update
 from limbeck.federated.client import Client
-from limbeck.federated.payload import Payload, put, shapes, take
+from limbeck.federated.payload import Payload, put, take
+from limbeck.federated.privacy import Privacy
 from limbeck.federated.rounds import Clients, Round
-from limbeck.methods.federated._shared import exchange, federate, judged_shared, train_locally, weighted_mean
+from limbeck.methods.federated._shared import averaged, federate, judged_shared, released, train_locally
 
 CARD = Card(
     key="fedprox",
@@ -40,10 +41,10 @@ CARD = Card(
     modality="federated",
     teacher="none",
     signal="weights",
-    notes="Weights travel, and weights can tell what is in the data: not private by itself. The proximal term is on "
-    "parameters; batch norm's running statistics are averaged like weights. Replies are averaged by numbers of rows, "
-    "as "
-    "in the released code; the paper draws clients with such probabilities and averages evenly.",
+    notes="Weights travel, and weights can tell what is in the data: not private by itself; `privacy` is an option. "
+    "The proximal term is on parameters; batch norm's running statistics are averaged like weights. Replies are "
+    "averaged by numbers of rows, as in the released code; the paper draws clients with such probabilities and "
+    "averages evenly.",
 )
 
 
@@ -71,6 +72,17 @@ class FedProx(Method):
     """The clients' learning rate."""
     momentum: Fraction = 0.0
     """Of the clients' SGD; it begins anew in every round."""
+    privacy: Literal["none", "server", "client", "local"] = "none"
+    """Who clips the clients' updates and adds noise: the server does both, clients clip, or clients do both."""
+    clipping_norm: Positive = 1.0
+    """Largest norm of a client's update in a round, under privacy."""
+    noise_multiplier: NonNegative = 1.0
+    """Standard deviation of the noise, under privacy, in units of the clipping norm; 0 is not private."""
+    delta: Positive = 1e-5
+    """Of the (epsilon, delta) that is accounted for; far below 1 / population."""
+
+    def __post_init__(self) -> None:
+        Privacy.of(self)  # refuses what it cannot cover
 
     def broadcast(self, client: int) -> Payload:
         return take(self.student, "student")
@@ -89,16 +101,13 @@ class FedProx(Method):
         mean = train_locally(
             self.student, client, loss, epochs=epochs, batch=self.batch, lr=self.lr, momentum=self.momentum
         )
-        return {**take(self.student, "student"), "loss": mean}
+        return released(self, got, {**take(self.student, "student"), "loss": mean})
 
     def judge(self, client: Client, got: Payload) -> Payload:
         return judged_shared(self, client, got)
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:
-        answers = exchange(self, batch, {**shapes(take(self.student, "student")), "loss": ()})
-        if answers.replies:
-            put(self.student, weighted_mean(answers.replies, "student"), "student")
-        yield Update({}, logs=answers.logs)
+        yield Update({}, logs=averaged(self, batch))
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
+from limbeck.errors import InputError
 from limbeck.federated.partition import partition
+from limbeck.federated.privacy import Privacy
 from limbeck.run.checks.bench import CLOCKS, updates
 from limbeck.run.checks.capabilities import capabilities
-from limbeck.run.checks.said import Said, failed, ok, warning
+from limbeck.run.checks.said import Said, failed, ok, skipped, warning
 from limbeck.run.vision.bench import WholeBench
 from limbeck.run.vision.checks import data
 
@@ -30,9 +32,31 @@ def shares(bench: WholeBench) -> Said:
     return ok(measured)
 
 
+def privacy(bench: WholeBench) -> Said:
+    """What the run spends of a client's privacy."""
+    method: Any = bench.fit().method
+    private = Privacy.of(method) if hasattr(method, "privacy") else None
+    if private is None:
+        return skipped("no privacy was asked for: what travels can tell what is in the data")
+    steps = bench.task.spec.steps or 0
+    if not private.noise:
+        return warning("updates are clipped, without noise", "Nothing is private: give method.noise_multiplier.")
+    try:
+        spent = private.epsilon(steps)
+    except InputError:
+        return warning("no accountant was run", "pip install 'limbeck[privacy]' to know epsilon.")
+    whose = "a client's rows, from the server" if private.where == "local" else "whether a client took part"
+    said = f"hides {whose}, with epsilon {spent:.3g} at delta {private.delta:g} after {steps} rounds"
+    if private.delta * private.population >= 1:
+        return warning(said, "This delta lets a client's data out: take one far below 1 / population.")
+    return ok(said)
+
+
 def first_round(bench: WholeBench) -> Said:
     """One round, with every message sent: clients answer, and the shared model stays finite."""
     method, batch = bench.fit()
+    if not batch.clients:
+        return ok("no client was drawn for it")
     logs: dict[str, float] = {}
     for update in updates(method, batch, CLOCKS[0]):
         logs |= {name: float(number) for name, number in {**update.terms, **update.logs}.items()}
@@ -54,5 +78,6 @@ CHECKS: dict[str, Callable[[Any], Said]] = {
     "labels of duplicates": data.conflicts,
     "pixels": data.pixels,
     "clients' shares": shares,
+    "privacy": privacy,
     "first round": first_round,
 }
