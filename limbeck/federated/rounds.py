@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -132,7 +132,7 @@ class Clients:
 
     def ask(
         self, payloads: Mapping[int, Payload], number: int, *, task: Literal["train", "evaluate"] = "train",
-        like: Shapes | None = None,
+        like: Shapes | Callable[[int], Shapes] | None = None,
     ) -> Answers:  # fmt: skip
         """Send every client its payload and collect what can be used of what comes back.
 
@@ -142,7 +142,7 @@ class Clients:
         Args:
             payloads: by client.
             number: the round's.
-            like: names and shapes of a reply; -1 for any number of rows.
+            like: names and shapes of a reply, or of each client's; -1 for any number of rows.
         """
         from flwr.app import ConfigRecord, RecordDict
 
@@ -163,7 +163,8 @@ class Clients:
         got = {whose[r.metadata.src_node_id]: r for r in came}
         replies = list[Reply]()
         for k in sorted(payloads):
-            reply, wrong = _read(k, got.get(k), like) if k in self.nodes else (None, "it is not connected")
+            wanted = like(k) if callable(like) else like
+            reply, wrong = _read(k, got.get(k), wanted) if k in self.nodes else (None, "it is not connected")
             if reply is None:
                 LOG.warning("round %d, client %d is left out: %s", number, k, wrong)
             else:

@@ -26,7 +26,7 @@ from limbeck.federated.rounds import Answers, Clients, Reply, Round, Rounds
 
 __all__ = [
     "averaged", "build", "class_counts", "class_shares", "diversity", "exchange", "federate", "federate_with_public",
-    "judged", "judged_shared", "learnt", "models_of", "released", "train_locally", "weighted_mean",
+    "images_of", "judged", "judged_shared", "learnt", "models_of", "released", "train_locally", "weighted_mean",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=Method)
@@ -34,7 +34,7 @@ N = TypeVar("N", bound=nn.Module)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def exchange(method: Any, batch: Round, like: Shapes | None = None) -> Answers:
+def exchange(method: Any, batch: Round, like: Shapes | Callable[[int], Shapes] | None = None) -> Answers:
     """One round trip: every client of the round gets the method's ``broadcast`` and answers with ``local``.
 
     The logs have the clients' mean ``loss`` where they send one.
@@ -104,17 +104,22 @@ def released(method: Any, got: Payload, reply: Payload) -> Payload:
     return reply if private is None else private.sent(reply, got)
 
 
-def learnt(method: Any, client: Client, got: Payload) -> Payload:
-    """FedAvg's work at a client: epochs of SGD on cross-entropy from the shared model; weights and mean loss."""
-    put(method.student, got, "student")
+def learnt(method: Any, client: Client, got: Payload, model: nn.Module | None = None) -> Payload:
+    """FedAvg's work at a client: epochs of SGD on cross-entropy from the model that was sent; weights and mean loss.
+
+    Args:
+        model: the client's; the method's student by default.
+    """
+    net = method.student if model is None else model
+    put(net, got, "student")
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(method.student(x), y)
+        return F.cross_entropy(net(x), y)
 
     mean = train_locally(
-        method.student, client, loss, epochs=method.epochs, batch=method.batch, lr=method.lr, momentum=method.momentum
+        net, client, loss, epochs=method.epochs, batch=method.batch, lr=method.lr, momentum=method.momentum
     )
-    return {**take(method.student, "student"), "loss": mean}
+    return {**take(net, "student"), "loss": mean}
 
 
 def judged_shared(method: Any, client: Client, got: Payload) -> Payload:
@@ -142,14 +147,15 @@ def build(
     """A method whose clients live in this process, and its rounds.
 
     Args:
-        student: the server's; a client works on a copy of the first one.
+        student: the server's; a client works on a copy of the first one, and of the modules in ``given``.
         train: shared out by the method's ``population`` and ``split``.
         test: dealt so that every client gets its share of every class; without it clients have nothing to judge on.
         given: further positional fields, for server and clients.
         weather: see :func:`limbeck.federated.grid.in_process`.
     """
     more = {} if given is None else given
-    worker: Any = cls(student=copy.deepcopy(student), clients=None, **more, **values)  # type: ignore[call-arg]
+    own = {name: copy.deepcopy(held) if isinstance(held, nn.Module) else held for name, held in more.items()}
+    worker: Any = cls(student=copy.deepcopy(student), clients=None, **own, **values)  # type: ignore[call-arg]
     parts = partition(worker.split, train.labels, worker.population, seed)
     dealt = alike(parts, train.labels, test.labels, seed) if test is not None else None
     homes = [
@@ -170,13 +176,14 @@ def federate(
     cls: type[Method], setting: Setting, values: Mapping[str, Any], given: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The procedure of a federated method: share the run's images out, one round a step, return the shared student."""
-    whole, seed = _images_of(setting)
+    whole, seed = images_of(setting)
     method, rounds = build(cls, setting.student(), whole, values, seed=seed, given=given)
     setting.fit(method, data=rounds)
     return method.student  # type: ignore[return-value]
 
 
-def _images_of(setting: Setting) -> tuple[ImageSet, int]:
+def images_of(setting: Setting) -> tuple[ImageSet, int]:
+    """The run's images, all of them, and its seed."""
     return images_behind(setting.data), setting.data.seed  # type: ignore[attr-defined]
 
 
@@ -219,19 +226,24 @@ def diversity(made: Tensor, noise: Tensor) -> Tensor:
     return (-(apart * asked).sum() / n**2).exp()
 
 
-def federate_with_public(cls: type[Method], setting: Setting, values: Mapping[str, Any], labels: bool) -> nn.Module:
+def federate_with_public(
+    cls: type[Method], setting: Setting, values: Mapping[str, Any], labels: bool,
+    given: Mapping[str, Any] | None = None,
+) -> nn.Module:  # fmt: skip
     """:func:`federate` for a method with ``public`` images: a ``share`` of the run's, the rest are shared out.
 
     Args:
         labels: whether the public images keep their labels.
+        given: further positional fields of the method.
     """
-    whole, seed = _images_of(setting)
+    whole, seed = images_of(setting)
     share = values.get("share", cls.share)  # type: ignore[attr-defined]
     if not 0 < share < 1:
         raise InputError("share", share, "leaves the server or the clients no images; it must be between 0 and 1")
     rest, public = whole.split(share, seed)
     if not labels:
         public = replace(public, labels=torch.full_like(public.labels, -1))
-    method, rounds = build(cls, setting.student(), rest, values, seed=seed, given={"public": public})
+    more = {"public": public, **({} if given is None else given)}
+    method, rounds = build(cls, setting.student(), rest, values, seed=seed, given=more)
     setting.fit(method, data=rounds)
     return method.student  # type: ignore[return-value]

@@ -8,6 +8,9 @@ distils the ensemble of the clients' models into it, on unlabelled public images
     x_{t,j} = x_{t,j-1} - eta grad KL( sigma( 1/|S_t| sum_k f(x^k_t, d) ), sigma( f(x_{t,j-1}, d) ) ).
 
 The ensemble averages logits, every client alike; sigma is the softmax, without temperature.
+
+Clients may be of groups p with an architecture each (the paper's Algorithm 3). A group's mean is over its own clients;
+then every group's model x^p is distilled from one and the same ensemble, of the models of all clients of all groups.
 """
 
 from __future__ import annotations
@@ -30,11 +33,13 @@ from limbeck.losses.divergence import kl, soft_log
 from limbeck.methods.federated._shared import (
     exchange,
     federate_with_public,
-    judged_shared,
+    images_of,
+    judged,
     learnt,
     models_of,
     weighted_mean,
 )
+from limbeck.models.load import load_classifier
 
 CARD = Card(
     key="feddf",
@@ -49,12 +54,12 @@ CARD = Card(
     teacher="ensemble",
     signal="logits",
     notes="Weights travel, and weights can tell what is in the data: not private by itself. The public images need no "
-    "labels and stay at the server; a run sets a share of its images aside for that. One architecture for all; "
-    "the paper also fuses groups of several. The number of server steps is fixed; the paper stops early on a "
-    "validation set. The run's optimiser takes the server's steps and goes on from round to round; the paper "
-    "begins Adam and a cosine anew. Batch norm's running statistics are averaged like weights; then, as in the "
-    "released code, the server's student distils in train mode, so that they move on to those of the public "
-    "images.",
+    "labels and stay at the server; a run sets a share of its images aside for that. With several architectures a "
+    "run keeps and judges the student, the first group's; the others are there from Python. A group nobody of which "
+    "answers is distilled from where it was. The number of server steps is fixed; the paper stops early on a "
+    "validation set. The run's optimiser takes the server's steps and goes on from round to round; the paper begins "
+    "Adam and a cosine anew. Batch norm's running statistics are averaged like weights; then, as in the released "
+    "code, the server's student distils in train mode, so that they move on to those of the public images.",
 )
 
 
@@ -64,7 +69,10 @@ class FedDF(Method):
     student: nn.Module
     clients: Clients | None = None
     public: ImageSet | None = None
+    others: nn.ModuleList | None = None  # the further groups' models; client k is of group k modulo their number
     _: KW_ONLY
+    architectures: str = ""
+    """Of further groups of clients, such as convnet-16x2,mlp-64; the student is the first group's."""
     steps: Count = 50
     """N, the server's distillation steps a round; the paper takes up to 10 000."""
     public_batch: Count = 64
@@ -86,31 +94,61 @@ class FedDF(Method):
     momentum: Fraction = 0.0
     """Of the clients' SGD; it begins anew in every round."""
 
+    def __post_init__(self) -> None:
+        if self.others is not None:
+            self.others.to(next(self.student.parameters()).device)
+
+    @property
+    def groups(self) -> list[nn.Module]:
+        """x^p, the model of every group."""
+        return [self.student, *(self.others or [])]
+
+    def model_of(self, client: int) -> nn.Module:
+        """Of the client's group."""
+        return self.groups[client % len(self.groups)]
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {
+            "student" + f"_{p}" * (p > 1): [w for w in model.parameters() if w.requires_grad]
+            for p, model in enumerate(self.groups, 1)
+        }
+
     def broadcast(self, client: int) -> Payload:
-        return take(self.student, "student")
+        return take(self.model_of(client), "student")
 
     def local(self, client: Client, got: Payload) -> Payload:
-        return learnt(self, client, got)
+        return learnt(self, client, got, self.model_of(client.number))
 
     def judge(self, client: Client, got: Payload) -> Payload:
-        return judged_shared(self, client, got)
+        model = self.model_of(client.number)
+        put(model, got, "student")
+        return judged(model, client)
 
     def updates(self, batch: Round, clock: Clock) -> Generator[Update, bool, None]:
         if self.public is None:
             raise InputError("public", None, "images are needed at the server; give an ImageSet, labels may be -1")
-        answers = exchange(self, batch, {**shapes(take(self.student, "student")), "loss": ()})
+        answers = exchange(self, batch, lambda k: {**shapes(self.broadcast(k)), "loss": ()})
         yield Update({}, logs=answers.logs)
         if not answers.replies:
             return
-        put(self.student, weighted_mean(answers.replies, "student"), "student")
-        teachers = models_of(self.student, answers.replies)
+        teachers = list[nn.Module]()
+        for p, model in enumerate(self.groups):
+            if own := [reply for reply in answers.replies if reply.client % len(self.groups) == p]:
+                put(model, weighted_mean(own, "student"), "student")
+                teachers += models_of(model, own)
         device = next(self.student.parameters()).device
-        for _ in range(self.steps):
-            d = self.public.take(torch.randint(len(self.public), (self.public_batch,)))[0].to(device)
-            with torch.no_grad():
-                ensemble = torch.stack([teacher(d) for teacher in teachers]).mean(0)
-            yield Update({"distillation": kl(soft_log(ensemble), soft_log(self.student(d))).mean()})
+        for player, model in zip(self.players(), self.groups, strict=True):
+            term = player.replace("student", "distillation")
+            for _ in range(self.steps):
+                d = self.public.take(torch.randint(len(self.public), (self.public_batch,)))[0].to(device)
+                with torch.no_grad():
+                    ensemble = torch.stack([teacher(d) for teacher in teachers]).mean(0)
+                yield Update({term: kl(soft_log(ensemble), soft_log(model(d))).mean()}, player)
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:
-        return federate_with_public(cls, setting, values, labels=False)
+        images, seed = images_of(setting)
+        names = [name.strip() for name in values.get("architectures", "").split(",") if name.strip()]
+        others = [load_classifier(n, shape=images.shape, classes=images.classes, seed=seed) for n in names]
+        given = {"others": nn.ModuleList(others)} if others else None
+        return federate_with_public(cls, setting, values, labels=False, given=given)

@@ -82,3 +82,66 @@ def test_the_teachers_are_frozen_copies_and_the_public_images_need_no_labels() -
     assert accuracy(student, world.test) > 0.5
     with pytest.raises(InputError, match="public"):
         list(build(FedDF, plain(), world.train, VALUES)[0].updates(batch, Clock(0, 1)))
+
+
+def two() -> torch.nn.ModuleList:
+    torch.manual_seed(1)
+    return torch.nn.ModuleList([mlp(5, 4, shape=SHAPE, classes=CLASSES)])
+
+
+def test_every_group_is_averaged_apart_and_distilled_from_all_clients() -> None:
+    world = vision_world()
+    public = world.test.subset(range(30))
+    values = {**VALUES, "participation": 1.0, "steps": 1}
+    method, rounds = build(FedDF, plain(), world.train, values, given={"public": public, "others": two()})
+    batch = next(iter(rounds))
+    replies = method.clients.ask({k: method.broadcast(k) for k in batch.clients}, batch.number).replies
+    groups, theirs = [copy.deepcopy(method.student), copy.deepcopy(method.others[0])], []
+    own = [[r for r in replies if r.client % 2 == p] for p in (0, 1)]
+    assert [r.client for r in own[1]] == [1, 3, 5]
+    for model, sent in zip(groups, own, strict=True):
+        for reply in sent:
+            model.load_state_dict(part(reply.payload, "student"))
+            theirs.append(copy.deepcopy(model))
+        model.load_state_dict(part(weighted_mean(sent, "student"), "student"))
+    updates = method.updates(batch, Clock(0, 1))
+    assert float(next(updates).logs["clients"]) == 6
+    torch.manual_seed(5)
+    for p, (model, player) in enumerate(zip(groups, ("student", "student_2"), strict=True)):
+        step = next(updates)
+        torch.manual_seed(5)
+        for _ in range(p + 1):
+            x, _ = public.take(torch.randint(30, (method.public_batch,)))
+        mean = torch.stack([teacher(x).detach() for teacher in theirs]).mean(0)
+        wanted = (mean.softmax(1) * (mean.log_softmax(1) - model(x).log_softmax(1))).sum(1).mean()
+        assert step.player == player
+        torch.testing.assert_close(step.loss, wanted)
+
+
+def test_groups_keep_their_architectures_and_learn_from_each_other() -> None:
+    world = vision_world()
+    values = {**VALUES, "split": "shards-3", "participation": 1.0, "steps": 10}
+    method, rounds = build(FedDF, plain(), world.train, values, given={"public": world.test, "others": two()})
+    assert set(method.players()) == {"student", "student_2"}
+    fit(method, rounds, SGD, steps=12)
+    assert method.others[0].net[1][0].out_features == 5
+    assert accuracy(method.student, world.test) > 0.5 and accuracy(method.others[0], world.test) > 0.4
+
+
+def test_without_further_groups_it_is_the_plain_one_bit_for_bit() -> None:
+    world, found = vision_world(), []
+    for others in (None, torch.nn.ModuleList()):
+        torch.manual_seed(0)
+        given = {"public": world.test, "others": others}
+        method, rounds = build(FedDF, plain(), world.train, {**VALUES, "steps": 3}, given=given)
+        fit(method, rounds, SGD, steps=2)
+        found.append(method.student.state_dict())
+    assert all(torch.equal(v, found[1][k]) for k, v in found[0].items())
+
+
+def test_a_run_names_the_further_architectures() -> None:
+    world = vision_world()
+    student = FedDF.distil(world.setting(2), {**VALUES, "steps": 2, "architectures": "mlp-8, convnet-4x2"})
+    assert isinstance(student, torch.nn.Module)
+    with pytest.raises(InputError, match="nonsense"):
+        FedDF.distil(world.setting(2), {**VALUES, "architectures": "nonsense"})
