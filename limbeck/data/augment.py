@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, nearest
@@ -12,7 +13,7 @@ from limbeck.errors import InputError, nearest
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NAMES", "augmentation"]
+__all__ = ["NAMES", "Augmentation", "augmentation"]
 
 Shape = tuple[int, int, int]
 
@@ -61,9 +62,39 @@ _MAKERS: dict[str, Callable[[Shape, bool], nn.Module]] = {
 }  # fmt: skip
 _ALIASES = {"cifar": "crop+flip", "none": ""}
 NAMES = (*_MAKERS, *_ALIASES)
+WHOLE = ("forward_input_shape", "order")  # of what kornia draws: all images have these in common
 
 
-def augmentation(names: str, shape: Shape, same: bool = False) -> Callable[[Tensor], Tensor] | None:
+class Augmentation:
+    """Kornia's augmentations one after the other, for images of one shape: a function of (B, C, H, W).
+
+    Args:
+        chain: of them; none for images as they are.
+        shape: (C, H, W).
+    """
+
+    def __init__(self, chain: Sequence[Any], shape: Shape) -> None:
+        self.chain, self.shape = chain, shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for step in self.chain:
+            x = step(x)
+        return x
+
+    def draw(self, count: int) -> Callable[[Tensor, slice], Tensor]:
+        """The draws for ``count`` images, as a call with all of them makes them: a function that augments those of a
+        slice of them alike whenever it is called."""
+        drawn = [step.forward_parameters(torch.Size((count, *self.shape))) for step in self.chain]
+
+        def apply(x: Tensor, rows: slice) -> Tensor:
+            for step, of_all in zip(self.chain, drawn, strict=True):
+                x = step(x, params={name: each if name in WHOLE else each[rows] for name, each in of_all.items()})
+            return x
+
+        return apply
+
+
+def augmentation(names: str, shape: Shape, same: bool = False) -> Augmentation | None:
     """The augmentation that ``"crop+flip"`` names, for images of one shape; ``None`` for ``"none"``.
 
     Args:
@@ -88,9 +119,4 @@ def augmentation(names: str, shape: Shape, same: bool = False) -> Callable[[Tens
         if name:
             chain.append(_MAKERS[name](shape, same))
 
-    def apply(x: Tensor) -> Tensor:
-        for step in chain:
-            x = step(x)
-        return x
-
-    return apply if chain else None
+    return Augmentation(chain, shape) if chain else None

@@ -18,7 +18,7 @@ from limbeck.models.batch_norm import batch_statistics
 from limbeck.models.label_projector import ProjectedLabels
 from limbeck.models.mixing import Mix, follow, mixed
 from limbeck.models.pretraining import Pretraining
-from limbeck.models.unroll import StepData, start, step
+from limbeck.models.unroll import StepData, Steps, start, step
 
 if TYPE_CHECKING:
     from limbeck.models.synthetic import SyntheticSet
@@ -132,13 +132,17 @@ class InOrder(nn.Module):
         super().__init__()
         self.epochs, self.begin = epochs, begin
 
-    def steps(self, made: SyntheticSet) -> list[StepData]:
+    def steps(self, made: SyntheticSet) -> Steps:
         """The data of every step, as a function of the set."""
         assert made.rates is not None
-        x, y = made(), made.y
-        each = len(made.rates) // self.epochs
+        x, y, rates = made(), made.y, made.rates
+        each = len(rates) // self.epochs
         order = torch.arange(len(x)).reshape(len(made.classes), each).T
-        return [StepData(x[order[k % each]], y[order[k % each]], rate) for k, rate in enumerate(made.rates)]
+
+        def make(n: int, x: Tensor, rates: Tensor) -> StepData:
+            return StepData(x[order[n % each]], y[order[n % each]], rates[n])
+
+        return Steps(x, rates, len(rates), make)
 
     def __call__(self, net: nn.Module, made: SyntheticSet) -> None:
         if self.begin is not None:

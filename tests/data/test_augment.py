@@ -53,6 +53,19 @@ def test_names_chain_in_their_order():
     assert augmentation("none", (3, 16, 16)) is None
 
 
+@pytest.mark.parametrize("name", [*REAL, "shift+rotate", "cifar+colour+erase"])
+def test_draws_made_before_are_those_of_one_call_whatever_part_is_asked_for(name):
+    x = torch.rand(12, 3, 16, 16)
+    change = augmentation(name, (3, 16, 16))
+    torch.manual_seed(0)
+    whole, after = change(x), torch.rand(1)
+    torch.manual_seed(0)
+    drawn = change.draw(12)
+    assert torch.equal(torch.rand(1), after)
+    for rows in (slice(8, 12), slice(0, 4), slice(4, 8), slice(0, 4)):
+        torch.testing.assert_close(drawn(x[rows], rows), whole[rows], rtol=0, atol=1e-6)
+
+
 def test_bad_names_and_channels():
     with pytest.raises(InputError, match="did you mean 'rotate'"):
         augmentation("crop+rotat", (3, 8, 8))

@@ -4,22 +4,21 @@ synthetic set, the distance that is left, averages of images."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from limbeck.core.method import Method, Setting
-from limbeck.data.augment import augmentation
+from limbeck.data.augment import Augmentation, augmentation
 from limbeck.errors import InputError
 from limbeck.methods.dataset._shared import fitted
 from limbeck.models.synthetic import SyntheticSet
 from limbeck.models.trajectories import TrajectoryBank
-from limbeck.models.unroll import Parameters, StepData, distance, replay, start
+from limbeck.models.unroll import Parameters, StepData, Steps, distance, replay, start
 
 __all__ = ["Segment", "averaged", "changed", "followed", "gap", "minibatches", "segment"]
-
-Change = Callable[[Tensor], Tensor]
 
 
 class Segment(NamedTuple):
@@ -53,9 +52,9 @@ def gap(theta: Parameters, piece: Segment) -> Tensor:
     return distance(theta, piece.end) / whole
 
 
-def minibatches(images: Tensor, y: Tensor, rate: Tensor, *, size: int, steps: int, change: Change) -> list[StepData]:
+def minibatches(images: Tensor, y: Tensor, rate: Tensor, *, size: int, steps: int, change: Augmentation) -> Steps:
     """So many steps' mini-batches of (S, C, H, W) images, without replacement and reshuffled when all are used, each
-    augmented anew; a set that is no larger is taken whole."""
+    augmented anew; a set that is no larger is taken whole. What is random is drawn here, for all steps."""
     rows: list[Tensor] = []
     left: tuple[Tensor, ...] = ()
     for _ in range(steps):
@@ -63,9 +62,13 @@ def minibatches(images: Tensor, y: Tensor, rate: Tensor, *, size: int, steps: in
             left = torch.randperm(len(y)).split(size) if size < len(y) else (torch.arange(len(y)),)
         rows.append(left[0].to(y.device))
         left = left[1:]
-    x = change(images[torch.cat(rows)])  # all at once: an augmentation takes as long for one batch as for many
-    parts = x.split([len(each) for each in rows])
-    return [StepData(part, y[each], rate) for part, each in zip(parts, rows, strict=True)]
+    places = [slice(a, b) for a, b in pairwise(accumulate(map(len, rows), initial=0))]
+    drawn = change.draw(places[-1].stop)
+
+    def make(n: int, images: Tensor, rate: Tensor) -> StepData:
+        return StepData(drawn(images[rows[n]], places[n]), y[rows[n]], rate)
+
+    return Steps(images, rate, steps, make)
 
 
 def followed(method: Any, objective: Callable[[list[Parameters], Segment], Tensor]) -> Tensor:
@@ -78,9 +81,9 @@ def followed(method: Any, objective: Callable[[list[Parameters], Segment], Tenso
     return replay(method.net, start(piece.begin), data, lambda thetas: objective(thetas, piece))
 
 
-def changed(names: str, shape: tuple[int, int, int]) -> Change:
+def changed(names: str, shape: tuple[int, int, int]) -> Augmentation:
     """The augmentation of both the synthetic mini-batches and the networks that will be trained on them."""
-    return augmentation(names, shape) or (lambda images: images)
+    return augmentation(names, shape) or Augmentation([], shape)
 
 
 def averaged(cls: type[Method], setting: Setting, values: Mapping[str, Any]) -> SyntheticSet:

@@ -27,7 +27,7 @@ from limbeck.methods.dataset._shared import begun, distilled, unrollable
 from limbeck.models.classifier import Classifier
 from limbeck.models.renew import renew
 from limbeck.models.synthetic import SyntheticSet
-from limbeck.models.unroll import Parameters, parameters_of, replay, start
+from limbeck.models.unroll import KEEP, Parameters, parameters_of, replay, start
 from limbeck.models.use import InOrder
 
 CARD = Card(
@@ -92,10 +92,12 @@ class DatasetDistillation(Method):
             return F.cross_entropy(functional_call(self.net, thetas[-1], (batch.x,)), batch.y)
 
         found: list[Tensor] = []
-        for _ in range(1 if self.weights == "fixed" else self.inits):
+        inits = 1 if self.weights == "fixed" else self.inits
+        for _ in range(inits):
             if self.weights == "random":
                 renew(self.net)
-            found.append(replay(self.net, start(parameters_of(self.net)), use.steps(self.student), real))
+            begin, steps = start(parameters_of(self.net)), use.steps(self.student)
+            found.append(replay(self.net, begin, steps, real, keep=KEEP // inits))
         return {"real": torch.stack(found).mean()}
 
     @classmethod
