@@ -27,7 +27,8 @@ from limbeck.core.schedule import Cosine
 from limbeck.data.load import load_data
 from limbeck.data.samples import SampleBatches, SampleSet
 from limbeck.methods.diffusion.denoising import Denoising
-from limbeck.models.load_denoiser import load_denoiser, save_denoiser
+from limbeck.models.load_denoiser import load_denoiser
+from limbeck.models.save_denoiser import save_denoiser
 
 TEACHER, OUT = Path("runs/digits-teacher"), Path("runs/digits-dmd2")
 STEPS, BATCH = 1500, 64

@@ -10,13 +10,16 @@ InstaFlow reads Stable Diffusion as a flow (Liu et al., 2024, https://arxiv.org/
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.path import Path, Prediction, mixture, wide
+from limbeck.models.sampling import FewStep
 
-__all__ = ["Converted", "on_path"]
+__all__ = ["Converted", "home", "on_path"]
 
 
 class Converted(nn.Module):
@@ -55,3 +58,23 @@ def on_path(model: Denoiser, path: Path, prediction: Prediction = "velocity") ->
     net = Converted(model, path, prediction)
     return Denoiser(net, shape=model.shape, path=path, prediction=prediction, classes=model.classes,
                     sampler=model.sampler)  # fmt: skip
+
+
+def home(model: Denoiser) -> Denoiser:
+    """The model inside a converted one, on its own path, with a sampler that makes the same samples from the same noise
+    where there is one.
+
+    Jumps to the clean sample, with all of the noise fresh or all of it kept, do not depend on the path but for their
+    times, which are matched. Other samplers are left as they are.
+    """
+    net, sampler = model.net, model.sampler
+    assert isinstance(net, Converted)
+    if isinstance(sampler, FewStep) and sampler.gamma in (0, 1) and not sampler.target:
+        there = net.model.path.time(model.path.ratio(torch.tensor(sampler.times))).tolist()
+        sampler = replace(sampler, times=tuple(1.0 if t == 1 else s for t, s in zip(sampler.times, there, strict=True)))
+    made = Denoiser(
+        net.model.net, shape=net.model.shape, path=net.model.path, prediction=net.model.prediction,
+        classes=net.model.classes, data=net.model.data, sampler=sampler,
+    )  # fmt: skip
+    made.reference = net.model.reference
+    return made

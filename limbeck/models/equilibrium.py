@@ -78,6 +78,10 @@ class Equilibrium(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape, self.patch, self.iterations, self.recompute = tuple(shape), patch, iterations, recompute
+        self.sizes = {
+            "width": width, "heads": heads, "patch": patch, "injection": injection, "blocks": blocks,
+            "iterations": iterations, "recompute": recompute,
+        }  # fmt: skip
         if len(shape) == 3 and (shape[1] % patch or shape[2] % patch):
             raise InputError("patch", patch, f"does not divide images of {shape[1]} x {shape[2]}")
         tokens = shape[1] * shape[2] // patch**2 if len(shape) == 3 else 1

@@ -56,7 +56,8 @@ class FeatureDiscriminator(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         match feature.ndim:
             case 4:
-                rows = self.norm(feature).flatten(2).transpose(1, 2)
+                # torch 2.13 dies in the norm's backward pass where channels come last and the feature needs no gradient
+                rows = self.norm(feature.contiguous()).flatten(2).transpose(1, 2)
             case 3:
                 rows = self.norm(feature.transpose(1, 2)).transpose(1, 2)
             case _:

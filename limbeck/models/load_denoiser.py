@@ -1,4 +1,4 @@
-"""Diffusion and flow models from names, folders and pipelines of diffusers, and back to disk without pickle."""
+"""Diffusion and flow models from names, folders and pipelines of diffusers, without pickle."""
 
 from __future__ import annotations
 
@@ -8,49 +8,25 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Sequence
 from pathlib import Path as File
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
-from limbeck.core.checkpoint import atomic_folder
-from limbeck.core.modules import unwrap
 from limbeck.errors import InputError, brief, nearest
 from limbeck.models.classifier import same_classes
 from limbeck.models.denoiser import Denoiser
-from limbeck.models.diffusers_net import DiffusersNet, is_pipeline, read_pipeline, unet, usage, write_pipeline
+from limbeck.models.diffusers_net import DiffusersNet, unet
+from limbeck.models.diffusers_read import PLACES, is_pipeline, read_json, read_network, read_pipeline
 from limbeck.models.load import PICKLES, _tensors, seeded
-from limbeck.models.path import EDM, VP, Discrete, Flow, Path, Trig
-from limbeck.models.sampling import FewStep, Ode, Sampler
-from limbeck.models.tiny_denoiser import Mlp, mlp
+from limbeck.models.path import Flow, Path
+from limbeck.models.tiny_denoiser import mlp
+from limbeck.models.written import FRESH, Parts, is_elsewhere, net_of, sampler_of, value_of
 
-__all__ = ["DENOISERS", "is_fresh", "load_denoiser", "save_denoiser"]
+__all__ = ["DENOISERS", "is_fresh", "load_denoiser"]
 
 DENOISERS = ("mlp-64x3", "mlp-256x3", "unet-32-64", "unet-32-64-64", "unet-flow-32-64")
-FRESH = r"mlp-(?P<width>\d{1,5})(?:x(?P<depth>\d{1,2}))?|unet(?P<flow>-flow)?(?P<widths>(?:-\d{1,4})+)"
-PATHS: dict[str, type[Path]] = {p.__name__: p for p in (Discrete, EDM, Flow, Trig, VP)}
-SAMPLERS: dict[str, type] = {"FewStep": FewStep, "Ode": Ode}
-CARD = """---
-library_name: {library}
-pipeline_tag: unconditional-image-generation
----
-
-# A diffusion model
-
-{text}
-
-Samples have the shape {shape}, in [-1, 1]{labels}. It is sampled by `{sampler}`. In limbeck, sampling rule and all:
-
-```python
-from limbeck.models.load_denoiser import load_denoiser
-
-model = load_denoiser(folder)
-images = model.generate(model.noise(4){told})
-```
-"""
 
 
 def is_fresh(reference: str) -> bool:
@@ -93,49 +69,6 @@ def load_denoiser(
     if classes is not None and model.classes:
         _check_classes(reference, model.classes, classes)
     return model
-
-
-def save_denoiser(model: nn.Module, folder: File | str, *, card_text: str = "") -> None:
-    """Write a model so that ``load_denoiser(folder)`` reads back the same, bit for bit, sampler and all.
-
-    A network of diffusers is written as a pipeline that diffusers reads, with ``limbeck.json`` beside it; a perceptron
-    as ``model.safetensors`` and ``limbeck.json``. The folder appears whole or not at all.
-
-    Raises:
-        InputError: when it is unknown how the network is made anew, or the folder cannot be written.
-    """
-    inner = unwrap(model)
-    if not isinstance(inner, Denoiser):
-        raise InputError("model", type(inner).__name__, "is no Denoiser; wrap the network in one")
-    pipeline = isinstance(inner.net, DiffusersNet) and isinstance(inner.path, Discrete | Flow)
-    facts = {
-        "format": 1, "net": "diffusers" if pipeline else _net(inner), "shape": inner.shape, "classes": inner.classes,
-        "prediction": inner.prediction, "data": inner.data,
-        "path": {"name": type(inner.path).__name__, **asdict(inner.path)}, "sampler": _sampler_facts(inner.sampler),
-    }  # fmt: skip
-    with atomic_folder(File(folder)) as part:
-        held = inner.sampler if isinstance(inner.sampler, nn.Module) else None
-        if pipeline:
-            write_pipeline(inner, part)
-        else:
-            state = {k: t.detach().cpu().clone().contiguous() for k, t in inner.net.state_dict().items()}
-            save_file(state, part / "model.safetensors", metadata={"format": "pt"})
-        if held is not None and (own := held.state_dict()):
-            save_file({k: t.detach().cpu().clone().contiguous() for k, t in own.items()}, part / "sampler.safetensors")
-        (part / "limbeck.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
-        (part / "README.md").write_text(model_card(inner, card_text), encoding="utf-8")
-
-
-def model_card(model: Denoiser, text: str) -> str:
-    """What the folder's ``README.md`` says: how the model is sampled, here and in diffusers alone."""
-    pipeline = isinstance(model.net, DiffusersNet) and isinstance(model.path, Discrete | Flow)
-    said = CARD.format(
-        library="diffusers" if pipeline else "limbeck", text=text, shape="x".join(map(str, model.shape)),
-        sampler=model.sampler, told=", torch.arange(4)" if model.classes else "",
-        labels=f", for {len(model.classes)} classes" if model.classes else "",
-    )  # fmt: skip
-    said = said.replace("from limbeck.models", "import torch\nfrom limbeck.models") if model.classes else said
-    return said + (f"\nIn diffusers alone:\n\n{usage(model)}\n" if pipeline else "")
 
 
 def _resolve(
@@ -223,90 +156,59 @@ def _called(reference: str, shape: Sequence[int], classes: int | Sequence[str]) 
     return model
 
 
-def _net(model: Denoiser) -> dict[str, Any]:
-    """How the network is made anew."""
-    net = model.net
-    if isinstance(net, Mlp):
-        return {"mlp": [net.enter.out_features, len(net.blocks)], "extras": net.extras}
-    if model.reference and re.fullmatch(FRESH, model.reference) is None:
-        return {"factory": model.reference}
-    raise InputError(
-        "model", type(net).__name__, "is made in a way that is not known; set model.reference to a factory"
-    )
-
-
 def _saved(folder: File) -> Denoiser:
+    """What ``save_denoiser`` wrote, the models inside it first."""
+    parts: Parts = {}
     try:
         facts = json.loads((folder / "limbeck.json").read_text(encoding="utf-8"))
-        made, shape, names = facts["net"], tuple(facts["shape"]), tuple(facts["classes"])
-        path = _revived(PATHS, facts["path"])
-        sampler = _revived(SAMPLERS, facts["sampler"])
-        face: dict[str, Any] = {"path": path, "prediction": facts["prediction"], "data": facts["data"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        made, names = facts["net"], tuple(facts["classes"])
+        for name in facts.get("parts", ()):
+            if not re.fullmatch(r"[\w-]+", name):
+                raise ValueError(f"{name!r} is no part's name")
+            parts[name] = _saved(folder / name)
+        face: dict[str, Any] = {
+            "shape": tuple(facts["shape"]), "classes": names, "path": value_of(facts["path"], parts),
+            "prediction": facts["prediction"], "data": facts["data"],
+        }  # fmt: skip
+        sampler = sampler_of(facts["sampler"], parts)
+        net = _net(folder, made, parts, face)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError("model", str(folder), f"has a damaged limbeck.json ({brief(error)}); save it again") from None
-    if made == "diffusers":
-        read = read_pipeline(folder, names)
-        model = Denoiser(read.net, shape=shape, classes=names, sampler=sampler, **face)
-        return _with_state(model, folder)
-    if "factory" in made:
-        net = _called(made["factory"], shape, names).net
-    else:
-        net = Mlp(*made["mlp"], shape, len(names), made["extras"])
-    model = Denoiser(net, shape=shape, classes=names, sampler=sampler, **face)
-    model.reference = made.get("factory", "")
-    _fill(net, folder / "model.safetensors")
-    return _with_state(model, folder)
-
-
-def _with_state(model: Denoiser, folder: File) -> Denoiser:
-    where = folder / "sampler.safetensors"
-    if isinstance(model.sampler, nn.Module) and where.is_file():
-        _fill(model.sampler, where)
+    model = Denoiser(net, sampler=sampler, **face)
+    model.reference = made["factory"] if isinstance(made, dict) and "factory" in made else ""
+    if not isinstance(net, DiffusersNet):
+        _fill(net, folder / "model.safetensors")
+    if isinstance(sampler, nn.Module):
+        _fill(sampler, folder / "sampler.safetensors")
     return model
 
 
+def _net(folder: File, made: Any, parts: Parts, face: dict[str, Any]) -> nn.Module:
+    if made == "diffusers":
+        return read_pipeline(folder, face["classes"]).net
+    if "network" in made:
+        home = next((folder / p for p in PLACES if (folder / p).is_dir()), folder / PLACES[0])
+        network = read_network(home, read_json(home / "config.json"))
+        return DiffusersNet(network, face["path"], steps=made["network"], classes=len(face["classes"]))
+    if "factory" in made:
+        return _called(made["factory"], face["shape"], face["classes"]).net
+    return net_of(made, parts, face)
+
+
 def _fill(module: nn.Module, where: File) -> None:
+    """Its weights from a file, but for those that came with a part."""
+    wanted = [key for key in module.state_dict() if not is_elsewhere(module, key)]
+    if not wanted:
+        return
     try:
-        module.load_state_dict(_tensors(where))
+        found = module.load_state_dict(_tensors(where), strict=False)
     except RuntimeError as error:
         raise InputError("weights", str(where), f"do not fit the model: {brief(error)}") from None
-
-
-def _sampler_facts(sampler: Sampler) -> dict[str, Any]:
-    """A sampler's class and what it was made with: those here by name, a method's own by where it is."""
-    kind = type(sampler)
-    given = inspect.signature(kind.__init__).parameters if isinstance(sampler, nn.Module) else {
-        f.name: f for f in fields(kind) if f.init
-    } if is_dataclass(kind) else {}  # fmt: skip
-    missing = [name for name in given if name != "self" and not hasattr(sampler, name)]
-    if missing or not given:
-        fix = (
-            f"cannot be written: it does not keep {missing[0]!r}" if missing else "cannot be written: it has no fields"
-        )
-        raise InputError("sampler", kind.__name__, f"{fix}; make it a dataclass, or keep what it was made with")
-    name = kind.__name__ if SAMPLERS.get(kind.__name__) is kind else f"{kind.__module__}:{kind.__name__}"
-    return {"name": name, **{name: getattr(sampler, name) for name in given if name != "self"}}
-
-
-def _revived(known: Mapping[str, type], facts: Mapping[str, Any]) -> Any:
-    """A value from its class's name and its fields; classes elsewhere in limbeck are named with their module."""
-    name, given = facts["name"], {k: _tupled(v) for k, v in facts.items() if k != "name"}
-    if name in known:
-        return known[name](**given)
-    home, colon, inner = name.partition(":")
-    if not colon or home.split(".")[0] != "limbeck":
-        raise ValueError(f"{name!r} is not known")
-    cls = getattr(importlib.import_module(home), inner)
-    if not isinstance(cls, type) or not (is_dataclass(cls) or issubclass(cls, nn.Module)):
-        raise ValueError(f"{name!r} is no sampler")
-    made = cls(**given)
-    if not hasattr(made, "nfe"):
-        raise ValueError(f"{name!r} is no sampler")
-    return made
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+    missing = [key for key in found.missing_keys if key in wanted]
+    if missing or found.unexpected_keys:
+        raise InputError("weights", str(where), f"do not fit the model: {(missing + found.unexpected_keys)[0]}")
 
 
 def _check_classes(reference: str, own: Sequence[str], classes: int | Sequence[str]) -> None:

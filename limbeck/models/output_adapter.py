@@ -35,7 +35,7 @@ class OutputAdapters(nn.Module):
 
     def __init__(self, model: Denoiser, hidden: int, blocks: Sequence[str]) -> None:
         super().__init__()
-        self.net, self.blocks, self.extras = model.net, list(blocks), 1
+        self.net, self.blocks, self.hidden, self.extras = model.net, list(blocks), hidden, 1
         self.middle = f"net.{model.net.middle}"
         x = torch.zeros(2, *model.shape).to(next(model.parameters()))
         shapes = Taps(*(f"net.{path}" for path in self.blocks)).shapes(model, x, torch.full((2,), 0.5))

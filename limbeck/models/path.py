@@ -222,7 +222,7 @@ class EDM(Path):
 
     def time(self, ratio: Tensor) -> Tensor:
         low, high = self._ends
-        return (ratio.pow(1 / self.rho) - low) / (high - low)
+        return ((ratio.pow(1 / self.rho) - low) / (high - low)).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ def routed(experts: Sequence[Denoiser], net: Routed) -> Denoiser:
         for other in experts[1:]:
             if getattr(other, name) != getattr(first, name):
                 raise InputError("experts", getattr(other, name), f"is one expert's {name}, another's is different")
-    return Denoiser(
+    made = Denoiser(
         net, shape=first.shape, path=first.path, prediction=first.prediction, classes=first.classes, data=first.data,
         sampler=first.sampler,
     )  # fmt: skip
+    made.reference = first.reference
+    return made

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from limbeck.errors import InputError
 from limbeck.models.denoiser import Denoiser, Guided
-from limbeck.models.diffusers_net import DiffusersNet, is_reproduced, unet, usage
-from limbeck.models.load_denoiser import load_denoiser, save_denoiser
+from limbeck.models.diffusers_net import DiffusersNet, unet
+from limbeck.models.diffusers_write import is_reproduced, usage
+from limbeck.models.load_denoiser import load_denoiser
 from limbeck.models.path import Discrete, Flow
 from limbeck.models.sampling import FewStep, Ode, solve
+from limbeck.models.save_denoiser import save_denoiser
 from limbeck.models.tiny_denoiser import mlp
 
 SHAPE = (1, 8, 8)

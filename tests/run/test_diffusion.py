@@ -22,8 +22,9 @@ from limbeck.data.samples import SampleBatches, SampleSet
 from limbeck.diagnostics.generation import frechet
 from limbeck.errors import InputError
 from limbeck.methods.diffusion.denoising import Denoising
-from limbeck.models.load_denoiser import load_denoiser, save_denoiser
+from limbeck.models.load_denoiser import load_denoiser
 from limbeck.models.sampling import FewStep, Ode
+from limbeck.models.save_denoiser import save_denoiser
 from limbeck.models.tiny_denoiser import mlp
 from limbeck.run.compare import compare
 from limbeck.run.diffusion import evaluation, judge
@@ -312,3 +313,38 @@ def test_bad_teachers_are_one_line(teacher: str, tmp_path: Path, limbeck: Callab
 def test_other_modalities_still_need_a_student() -> None:
     with pytest.raises(InputError, match="student: '' is missing"):
         make_spec({"method": "kd", "teacher": "x", "data": "digits"})
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "nfe", "held"),
+    [
+        ("multi_student_distillation", {"students": 2, "score_matching": 0.0}, 1, {"expert-1", "expert-2"}),
+        ("phased_dmd", {"steps": 1}, 2, {"expert-1", "expert-2"}),
+        ("sana_sprint", {}, 1, {"model"}),
+        ("get_deq", {"pairs": 64, "steps": 2, "width": 16}, 1, set()),
+        ("adapter_guidance_distillation", {"trajectories": 10, "length": 2, "hidden": 8}, 50, {"base"}),
+        ("diversity_distillation", {}, 5, {"base"}),
+        ("adaptive_teacher_student", {"calibration": 20}, 24, {"teacher"}),
+    ],
+)
+def test_a_run_keeps_what_is_made_of_several_models(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, values: Settings, nfe: int,
+    held: set[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(evaluation, "COUNT", 60)
+    given = {**settings, "method": method, "values": values, "steps": 4, "eval_every": 4, "batch": 16}
+    outcome = distil(given, tmp_path / "run")
+    found, folder = outcome.distilled[0].evaluation, tmp_path / "run" / "student"
+    assert isinstance(found, SampleEvaluation) and found.nfe == nfe
+    assert held == {p.name for p in folder.iterdir() if p.is_dir()}
+    again = evaluate(
+        load_denoiser(str(folder)), Reference(DataPair(*load_data("digits")), torch.device("cpu")), "Student"
+    )
+    assert again == found
+    assert all(f"`{name}`" in (folder / "README.md").read_text() for name in held)
+
+
+def test_particles_stay_refused(settings: Settings) -> None:
+    with pytest.raises(InputError, match=r"makes a set of particles.*from Python") as caught:
+        resolve(make_spec({**settings, "method": "prolificdreamer"}))
+    assert "\n" not in str(caught.value)

@@ -43,7 +43,6 @@ CARD = Card(
     data="none",
     signal="features",
     loop="pipeline",
-    makes="a network with adapters on its blocks",
     notes="The additive adapter, the default of the paper; both weight and bias of its last layer begin at zero, "
     "which the released code's flag leaves undone. The scale is told divided by its largest value, not times a "
     "thousand.",

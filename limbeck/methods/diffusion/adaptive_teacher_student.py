@@ -44,12 +44,12 @@ CARD = Card(
     data="none",
     signal="features",
     loop="training_free",
-    makes="a sampler that holds the teacher",
     notes="The student is given already distilled. The estimator is a function of your own; without one it is the "
     "teacher's evidence for the label, where the paper has ImageReward. Do not judge with the estimator that routes. "
     "The generator is passed to the teacher, which the released code forgets.",
 )
 
+Strategy = Literal["refine", "regenerate"]
 Percent = Annotated[float, Interval(ge=0, le=100)]
 
 
@@ -58,23 +58,25 @@ class Router(nn.Module):
 
     Args:
         own: the student's sampler.
-        method: the settings, the teacher and the estimator.
+        teacher, reward: who improves a sample, and who says which.
+        percent, strategy, rollback, steps, solver, guidance: the method's.
     """
 
-    def __init__(self, own: Sampler, method: AdaptiveTeacherStudent) -> None:
+    def __init__(
+        self, own: Sampler, teacher: Denoiser, reward: Reward, *, percent: float, strategy: Strategy, rollback: float,
+        steps: int, solver: Solver, guidance: float,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.own, self.teacher, self.reward = own, method.teacher, method.reward
-        self.strategy, self.rollback, self.steps, self.solver = (
-            method.strategy, method.rollback, method.steps, method.solver,
-        )  # fmt: skip
-        self.guidance, self.share = method.guidance, method.percent / 100
+        self.own, self.teacher, self.reward = own, teacher, reward
+        self.percent, self.strategy, self.rollback, self.steps = percent, strategy, rollback, steps
+        self.solver, self.guidance = solver, guidance
         self.register_buffer("tau", torch.tensor(-torch.inf))
 
     @property
     def nfe(self) -> int:
         """Rounded: the student's, and the teacher's for its share of the samples."""
         calls = 2 if self.guidance != 1 and self.teacher.classes else 1
-        return self.own.nfe + round(self.share * calls * self.steps)
+        return self.own.nfe + round(self.percent / 100 * calls * self.steps)
 
     def forward(
         self, model: nn.Module, noise: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None
@@ -105,7 +107,7 @@ class AdaptiveTeacherStudent(Method):
     _: KW_ONLY
     percent: Percent = 50.0
     """The percentile k of the student's scores below which the teacher is asked. Paper: 10 to 90."""
-    strategy: Literal["refine", "regenerate"] = "refine"
+    strategy: Strategy = "refine"
     """Whether the teacher goes on from the student's sample, noised, or begins anew."""
     rollback: Fraction = 0.4
     """The time a sample is noised to for refinement. Paper: 0.4 for SDXL, about 0.7 for weaker students."""
@@ -122,7 +124,10 @@ class AdaptiveTeacherStudent(Method):
         freeze(self.teacher)
         if self.reward is None:
             self.reward = LabelEvidence(self.teacher)
-        self.student.sampler = Router(self.student.sampler, self)
+        self.student.sampler = Router(
+            self.student.sampler, self.teacher, self.reward, percent=self.percent, strategy=self.strategy,
+            rollback=self.rollback, steps=self.steps, solver=self.solver, guidance=self.guidance,
+        )  # fmt: skip
 
     @classmethod
     def distil(cls, setting: Setting, values: Mapping[str, Any]) -> nn.Module:

@@ -45,7 +45,6 @@ CARD = Card(
     data="none",
     signal="features",
     loop="training_free",
-    makes="a sampler that holds the teacher",
     notes="The student is given already distilled. The state is handed over at the time of the base's grid that is "
     "nearest to the student's, on the student's own scale of data and noise. A guided step counts as two evaluations.",
 )
@@ -69,7 +68,7 @@ class Relay(nn.Module):
 
     def __init__(self, base: Denoiser, path: Path, rest: FewStep, steps: int, guidance: float) -> None:
         super().__init__()
-        self.base, self.rest, self.guidance = base, rest, guidance
+        self.base, self.path, self.rest, self.steps, self.guidance = base, path, rest, steps, guidance
         wanted = matched(rest.times[0], path, base.path)
         apart = [abs(t - wanted) for t in grid(steps)]
         self.times = grid(steps)[: apart.index(min(apart)) + 1]

@@ -43,7 +43,6 @@ CARD = Card(
     data="none",
     signal="labels",
     loop="pipeline",
-    makes="an equilibrium network",
     notes="The student is built here, of the teacher's shape and classes, unless it is an equilibrium model already. "
     "Of the training set only the labels are read. z_0 is zero in eval mode, so that samples are a function of their "
     "noise; the released code draws it. The average of the weights is left out.",

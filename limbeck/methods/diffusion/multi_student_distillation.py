@@ -56,7 +56,6 @@ CARD = Card(
     loop="pipeline",
     needs=("input_gradients",),
     fidelity="reconstruction",
-    makes="a collection of students",
     notes="Parts are consecutive classes, as for ImageNet; of prompts' clusters there are none here. Matching and the "
     "discriminator are trained in one stage instead of two, and how long the score matching takes is assumed. The K "
     "students take a run's steps each. The finished student is one model over all of them.",

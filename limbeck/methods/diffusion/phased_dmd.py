@@ -53,7 +53,6 @@ CARD = Card(
     loop="generations",
     needs=("probabilities",),
     stationary=("matching",),
-    makes="a collection of experts",
     notes="On the flow path, as in the paper. An expert is a whole network that begins as the teacher where the run's "
     "student has its shape, else as the run's student; the paper's are adapters. Each phase takes a full run's steps. "
     "The lower end of t is kept a margin above s.",

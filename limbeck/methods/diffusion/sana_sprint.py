@@ -54,7 +54,6 @@ CARD = Card(
     signal="features",
     loop="alternating",
     needs=("input_gradients",),
-    makes="a network that is read on another path",
     notes="Models here have unit noise, so that their states are the paper's over s_d. The teacher's fine-tuning with "
     "a dense time embedding and normalised queries and keys is an architecture's and left out: times are in [0, 1] "
     "already. So are mismatched captions. One head reads one layer; the paper's read several. Fused attention has no "

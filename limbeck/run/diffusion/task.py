@@ -21,9 +21,10 @@ from limbeck.data.samples import SampleBatches, SampleSet
 from limbeck.errors import InputError
 from limbeck.methods.diffusion._shared import trainable
 from limbeck.models.denoiser import Denoiser
-from limbeck.models.load_denoiser import is_fresh, load_denoiser, model_card, save_denoiser
+from limbeck.models.load_denoiser import is_fresh, load_denoiser
 from limbeck.models.path import Flow
 from limbeck.models.sampling import Ode, Sampler
+from limbeck.models.save_denoiser import model_card, save_denoiser
 from limbeck.run.checks.said import Said
 from limbeck.run.cost import bytes_of, flops_of, latency_of
 from limbeck.run.diffusion.evaluation import Reference, evaluate, score
