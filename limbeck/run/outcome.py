@@ -196,6 +196,7 @@ class Outcome(_Facts):
     spec: dict[str, Any]  # the resolved run file
     command: str
     classes: list[str]
+    shares: list[list[int]] = []  # images of each class at every client, in the first seed
     teacher: Judged | None
     teacher_cost: Cost | None
     student_cost: Cost

@@ -189,6 +189,7 @@ def _outcome(task: Task, folder: RunFolder, pairs: list[tuple[Arm, Arm]], found:
         spec=spec.model_dump(mode="json"),
         command=command(spec, folder.root.name),
         classes=list(task.classes),
+        shares=task.shares(),
         teacher=task.judged_teacher(),
         teacher_cost=task.teacher_cost(),
         student_cost=task.cost(task.load(folder.student)),

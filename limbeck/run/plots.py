@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from limbeck.run.metric import ACCURACY, Metric
 
-__all__ = ["Scale", "Track", "curves", "mean_line", "pooled", "reliability", "ticks"]
+__all__ = ["Scale", "Track", "bubbles", "curves", "mean_line", "pooled", "reliability", "ticks"]
 
 Line = Sequence[tuple[float, float]]
 POINTS = 240  # of a line; more cannot be seen
@@ -260,4 +260,40 @@ def reliability(key: str, arms: Mapping[str, Bins], title: str, desc: str) -> Ma
         parts += [_tag("path", d=f"M{line}", class_=f"{kind} thin")] if line else []
         for confidence, accuracy, count in bins:
             parts.append(_marker(kind, *at(confidence, accuracy), 2.5 + 11 * sqrt(count / most)))
+    return _svg(key, (width, height), title, desc, parts)
+
+
+def bubbles(
+    key: str, counts: Sequence[Sequence[int]], *, columns: Sequence[str], rows: Sequence[str], across: str, title: str,
+    desc: str,
+) -> Markup:  # fmt: skip
+    """How many things are at each place of a grid, as discs whose area is the count.
+
+    Args:
+        key: unique in the page.
+        counts: by column, then by row from above.
+        columns, rows: what stands at them; of many columns every so many is named.
+        across: what columns are.
+        title, desc: for those who do not see the chart.
+    """
+    named = [name if len(name) < 14 else f"{name[:12]}…" for name in rows]
+    width, left, right, top, bottom = 560, 30 + 7 * max(map(len, named)), 14, 8, 44
+    cell = (width - left - right) / len(columns)
+    step = min(max(cell, 20.0), 26.0)  # between rows
+    height = round(top + step * len(rows) + bottom)
+    most, largest = max((n for own in counts for n in own), default=1) or 1, 0.48 * min(cell, step)
+    parts: list[Markup] = []
+    for i, name in enumerate(named):
+        y = top + step * (i + 0.5)
+        parts.append(_tag("path", d=f"M{left} {y:.1f}H{width - right}", class_="grid"))
+        parts.append(_tag("text", name, x=left - 8, y=round(y + 4, 1), class_="end"))
+    for k, (name, own) in enumerate(zip(columns, counts, strict=True)):
+        x = left + cell * (k + 0.5)
+        if k % ceil(len(columns) / 12) == 0:
+            parts.append(_tag("text", name, x=x, y=height - bottom + 18, class_="middle"))
+        parts += [
+            _tag("circle", cx=x, cy=top + step * (i + 0.5), r=max(1.8, largest * sqrt(n / most)), class_="method mark")
+            for i, n in enumerate(own) if n
+        ]  # fmt: skip
+    parts.append(_tag("text", across, x=(left + width - right) / 2, y=height - 6, class_="middle"))
     return _svg(key, (width, height), title, desc, parts)

@@ -76,6 +76,10 @@ class Task(Protocol):
         """What a control's result depends on beside its data, its student and the code, such as a sampler."""
         ...
 
+    def shares(self) -> list[list[int]]:
+        """How many images of each class every client has, in the first seed; none where all data are in one place."""
+        ...
+
     def as_control(self, found: Judged, kept: Path, /) -> Task:
         """The task as the control of a method with this result, and this student's folder, runs it: it is sampled in
         as many steps, or used in the same way."""

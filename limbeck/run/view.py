@@ -8,6 +8,7 @@ from statistics import fmean
 from limbeck.run.charts import NAMES, TOTAL, gain_chart, stat_chart
 from limbeck.run.dataset.view import distilled_set
 from limbeck.run.diffusion.view import generation
+from limbeck.run.federated.view import clients
 from limbeck.run.language.view import language
 from limbeck.run.metric import Metric
 from limbeck.run.outcome import Arm, Gain, Outcome, SampleEvaluation
@@ -63,6 +64,7 @@ def view(outcome: Outcome) -> dict[str, object]:
         "language": language(outcome),
         "generation": generation(outcome),
         "set": distilled_set(outcome),
+        "clients": clients(outcome),
         "facts": _facts(outcome),
         "alerts": [f for f in outcome.preflight if f.status in ("failed", "warning")],
         "figures": _figures(outcome),

@@ -37,6 +37,23 @@ def test_a_method_that_sends_logits_has_no_privacy(tmp_path: Path, capsys: pytes
     assert "--method.privacy" in (error := capsys.readouterr().err) and len(error.strip().splitlines()) == 1
 
 
+def test_the_report_shows_who_has_which_images(tmp_path: Path) -> None:
+    from limbeck.run.resolve import resolve
+    from limbeck.run.spec import make_spec
+
+    values = {**SETTINGS["values"], "split": "shards-2"}
+    found = distil({**SETTINGS, "values": values}, tmp_path / "run")
+    task = resolve(make_spec({**SETTINGS, "values": values}))
+    assert [sum(own[c] for own in found.shares) for c in range(10)] == task.train.labels.bincount().tolist()
+    page = (tmp_path / "run" / "report.html").read_text()
+    chart = page[page.index('aria-labelledby="clients-title"') :]
+    chart = chart[: chart.index("</svg>")]
+    assert chart.count("<circle") == sum(n > 0 for own in found.shares for n in own) < 40
+    assert "4 clients hold 50 images each" in page and ">client<" in chart
+    public = resolve(make_spec({**SETTINGS, "method": "feddf", "values": {**values, "share": 0.5}}))
+    assert sum(map(sum, public.shares())) == pytest.approx(100, abs=5), "what the server keeps is nobody's"
+
+
 def test_the_control_has_the_same_clients(tmp_path: Path) -> None:
     from limbeck.run.resolve import resolve
     from limbeck.run.spec import make_spec

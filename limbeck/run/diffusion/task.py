@@ -105,6 +105,9 @@ class SampleTask:
         first = self.student(self.spec.first_seed)
         return f"{first.path} {first.prediction} {self.sampler}"
 
+    def shares(self) -> list[list[int]]:
+        return []
+
     def as_control(self, found: Judged, kept: Path) -> Self:
         assert isinstance(found, SampleEvaluation)
         made = replace(self, sampler=Ode(found.nfe))

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from limbeck.errors import InputError
-from limbeck.federated.partition import partition
 from limbeck.federated.privacy import Privacy
 from limbeck.run.checks.bench import CLOCKS, updates
 from limbeck.run.checks.capabilities import capabilities
@@ -21,12 +20,9 @@ FEW = 2  # rows of a client with which batch norm, or anything else, learns litt
 
 def shares(bench: WholeBench) -> Said:
     """Every client has images; how many, and of how many classes."""
-    method: Any = bench.fit().method
-    labels = bench.task.train.labels
-    parts = partition(method.split, labels, method.population, bench.task.spec.first_seed)
-    sizes = sorted(len(rows) for rows in parts)
-    kinds = sorted(len(labels[rows].unique()) for rows in parts)
-    measured = f"{len(parts)} clients with {sizes[0]} to {sizes[-1]} images of {kinds[0]} to {kinds[-1]} classes"
+    held = bench.task.shares()
+    sizes, kinds = sorted(map(sum, held)), sorted(sum(n > 0 for n in own) for own in held)
+    measured = f"{len(held)} clients with {sizes[0]} to {sizes[-1]} images of {kinds[0]} to {kinds[-1]} classes"
     if sizes[0] <= FEW:
         return warning(measured, "Clients with a few images say little: fewer clients, or a larger dirichlet number.")
     return ok(measured)

@@ -11,6 +11,7 @@ import torch
 from limbeck.core.card import Card, find, method_class
 from limbeck.core.method import hyperparameters
 from limbeck.data.batches import Batches
+from limbeck.federated.partition import partition
 from limbeck.models.classifier import Classifier
 from limbeck.run.checks.said import Said
 from limbeck.run.spec import RunSpec, typed_values
@@ -41,6 +42,13 @@ class FederatedTask(ImageTask):
         given, own = typed_values(self.spec), hyperparameters(method_class(find(self.control)))
         fields = hyperparameters(method_class(find(self.spec.method)))
         return {name: given.get(name, fields[name].default) for name in own if name in fields}
+
+    def shares(self) -> list[list[int]]:
+        given, seed = typed_values(self.spec), self.spec.first_seed
+        public = given.get("share", 0.0)  # images that the server keeps
+        labels = (self.train.split(public, seed)[0] if public else self.train).labels
+        parts = partition(given["split"], labels, given["population"], seed)
+        return [torch.bincount(labels[rows], minlength=len(self.classes)).tolist() for rows in parts]
 
     def bench(self, card: Card, values: Mapping[str, Any]) -> Any:
         from limbeck.run.vision.bench import WholeBench

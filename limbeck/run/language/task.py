@@ -96,6 +96,9 @@ class TextTask:
     def judging(self) -> str:
         return ""
 
+    def shares(self) -> list[list[int]]:
+        return []
+
     def as_control(self, found: Judged, kept: Path) -> Self:
         return self
 

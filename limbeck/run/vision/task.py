@@ -94,6 +94,9 @@ class ImageTask:
     def judging(self) -> str:
         return ""
 
+    def shares(self) -> list[list[int]]:
+        return []
+
     def as_control(self, found: Judged, kept: Path) -> Self:
         return self
 
