@@ -49,7 +49,7 @@ from limbeck.models.synthetic import SyntheticSet, initial, used_like
 from limbeck.models.use import Descent, descend
 from limbeck.run.dataset.evaluation import trained
 
-NET = "convnet-32x2"
+NET = "convnet-32x2", "convnet-16x2"  # on digits and on photos
 NETS = 3  # fresh networks a set is judged by
 
 
@@ -84,7 +84,7 @@ SETTINGS: dict[str, Settings] = {
     "cudd": Settings((150, 150), 0.02, {**LABELS, "r_bn": 0.3}, {"flip": True}, teachers=(TEACHER,)),
     "cv_dd": Settings((150, 150), 0.02, {**LABELS, "r_bn": 0.3}, {"flip": True}, teachers=(TEACHER, SECOND)),
     "cda": Settings((300, 150), 0.005, {**LABELS, "how": "real", "r_bn": 0.05}, {"flip": True}, teachers=(TEACHER,)),
-    "infer_ufc": Settings((200, 200), 0.01, {"tau": 4.0}, {"augment": "crop+flip"}, teachers=(TEACHER, SECOND)),
+    "infer_ufc": Settings((200, 200), 0.01, {"tau": 4.0}, teachers=(TEACHER, SECOND)),
     "hello": Settings((300, 200), 0.003, LABELS, {"flip": True}, teachers=(TEACHER, "encoder")),
     "dream": Settings((60, 60), 0.01, {"factor": 1, "clusters": 32, "batch": 32, "inner": 50}),
     "mtt": Settings((70, 40), 0.03, EXPERTS, OFTEN),
@@ -105,7 +105,7 @@ class Images:
         self.photos = reference != "digits"
         self.reference, self.name = reference, Path(reference.split(",")[0]).stem.removesuffix("_train")
         self.folder = folder / self.name
-        self.augment = "colour+crop+flip" if self.photos else "shift+rotate"
+        self.augment = "crop+flip" if self.photos else "shift+rotate"
 
     @cached_property
     def pair(self) -> DataPair:
@@ -115,8 +115,11 @@ class Images:
     def whole(self) -> tuple[Tensor, Tensor]:
         return self.pair.train.take(torch.arange(len(self.pair.train)))
 
-    def net(self, seed: int, kind: str = NET) -> Classifier:
-        return load_classifier(kind, shape=self.pair.train.shape, classes=self.pair.train.classes, seed=seed)
+    def net(self, seed: int, kind: str = "") -> Classifier:
+        """Fresh."""
+        return load_classifier(
+            kind or NET[self.photos], shape=self.pair.train.shape, classes=self.pair.train.classes, seed=seed
+        )
 
     def accuracy(self, net: nn.Module) -> float:
         """On the test images, %."""
@@ -140,13 +143,12 @@ class Images:
         return freeze(load_classifier(str(folder)))
 
     def learn(self, net: Classifier, steps: int) -> None:
-        change = "crop+flip" if self.photos else self.augment
-        descend(net, *self.whole, steps=steps, rate=0.05, batch=128, augment=change)
+        descend(net, *self.whole, steps=steps, rate=0.05, batch=128, augment=self.augment)
 
     def encode(self, net: Classifier) -> None:
         """Barlow Twins (Zbontar et al. 2021, https://arxiv.org/abs/2103.03230), without its projector."""
         x = self.whole[0]
-        change = augmentation(self.augment + "+erase", self.pair.train.shape)
+        change = augmentation(self.augment + ("+colour" if self.photos else "+erase"), self.pair.train.shape)
         assert change is not None
         optimizer = torch.optim.Adam(net.parameters(), 1e-3)
         for _ in range(250):
@@ -190,7 +192,7 @@ class Job(NamedTuple):
         if self.method not in REFERENCES:
             of, values = SETTINGS[self.method], {k: v for k, v in self.values.items() if k != "bank"}
             own = f" {of.steps[self.images.photos]} steps of {of.lr:g} {values} {' '.join(of.teachers)}"
-        return f"{NETS} {NET} {self.images.augment}{own}"
+        return f"{NETS} {NET[self.images.photos]} {self.images.augment}{own}"
 
     def done(self) -> dict[str, Any] | None:
         """What was found by the same settings."""
