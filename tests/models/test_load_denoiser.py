@@ -14,6 +14,8 @@ from diffusers import (
     DiffusionPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
@@ -25,7 +27,7 @@ from limbeck.models.denoiser import Denoiser, Guided
 from limbeck.models.diffusers_net import DiffusersNet, unet
 from limbeck.models.diffusers_write import is_reproduced, usage
 from limbeck.models.load_denoiser import load_denoiser
-from limbeck.models.path import Discrete, Flow
+from limbeck.models.path import EDM, Discrete, Flow
 from limbeck.models.sampling import FewStep, Ode, solve
 from limbeck.models.save_denoiser import save_denoiser
 from limbeck.models.tiny_denoiser import mlp
@@ -119,6 +121,40 @@ def test_dpm_solvers_of_both(tmp_path: Path, spacing: str) -> None:
     times = [(int(t) + 1) / 1000 for t in (theirs.set_timesteps(8) or theirs.timesteps)] + [0.0]
     want = by_diffusers(tmp_path, theirs, 8)
     torch.testing.assert_close(solve(model, noise(), times, Y, solver="dpm2m")[-1], want, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler])
+def test_edm_is_diffusers_edm(tmp_path: Path, kind: Any) -> None:
+    """Their steps go down to the smallest noise, and from there to none; ours leave that last call out otherwise."""
+    theirs = kind(sigma_min=0.01, sigma_max=20.0, sigma_data=0.3, rho=5.0)
+    model = load_denoiser(str(pipeline(tmp_path, theirs)), shape=SHAPE, classes=3)
+    assert model.path == EDM(0.01, 20.0, 5.0) and model.prediction == "edm" and model.data == 0.3
+    want, begin = by_diffusers(tmp_path, theirs, 6), noise() * theirs.init_noise_sigma
+    times = [*(1 - k / 5 for k in range(5)), 1e-9, 0.0]
+    solver = "ddim" if kind is EDMEulerScheduler else "dpm2m"
+    got = solve(model, begin, times, Y, solver=solver)[-1]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    model.data = 0.5
+    assert (solve(model, begin, times, Y, solver=solver)[-1] - want).abs().max() > 0.01  # it can fail
+
+
+def test_an_edm_student_is_written_with_edms_scheduler(tmp_path: Path) -> None:
+    teacher = load_denoiser(str(pipeline(tmp_path / "given", EDMEulerScheduler(sigma_data=0.4))), classes=3)
+    model = load_denoiser("unet-8-16", shape=SHAPE, classes=3, like=teacher).eval()
+    assert model.path == EDM() and model.prediction == "edm" and model.data == 0.4
+    model.sampler = FewStep()
+    save_denoiser(model, tmp_path / "net")
+    back = load_denoiser(str(tmp_path / "net"))
+    assert torch.equal(back.generate(noise(), Y), model.generate(noise(), Y))
+    code = usage(model).removeprefix("```python\n").removesuffix("\n```").replace("torch.arange(4)", "y")
+    given: dict[str, Any] = {"folder": tmp_path / "net", "y": torch.tensor([0, 1, 2, 0])}
+    torch.manual_seed(5)
+    exec(code, given)
+    torch.manual_seed(5)
+    torch.testing.assert_close(given["x"], model.generate(torch.randn(4, *SHAPE), given["y"]), atol=1e-4, rtol=1e-4)
+    for sampler in (Ode(5), FewStep((1.0, 0.5))):
+        model.sampler = sampler
+        assert not is_reproduced(sampler, model.path) and "use limbeck" in usage(model)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +260,11 @@ def planted(folder: Path, where: str, **changes: Any) -> str:
         ("scheduler/scheduler_config.json", {"_class_name": "DDIMSchedular"}, "did you mean 'DDIMScheduler'"),
         ("scheduler/scheduler_config.json", {"prediction_type": "v"}, "prediction_type: 'v' is not read"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "wild"}, "scheduler: .*cannot be made"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"},
+            "prediction_type: 'v_prediction' is not read with EDM's",
+        ),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel' is not read"),
         ("unet/config.json", {"block_out_channels": [8]}, "cannot be read by diffusers"),
     ],
