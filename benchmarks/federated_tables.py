@@ -64,9 +64,10 @@ def bought(runs: Runs, arm: str) -> str:
     return f"{rounds:.0f}" if rounds <= most * 1.005 else f"{rounds:.0f}, of which {most:.0f} were run"
 
 
-def megabytes(curves: Mapping[int, Curve], way: str, rounds: float) -> str:
-    found = [next(p[way] for p in reversed(curve) if p["round"] <= rounds) for curve in curves.values()]
-    return f"{fmean(found) / 1e6:.1f}"
+def megabytes(curves: Mapping[int, Curve], rounds: float) -> str:
+    """Sent to clients and back by so many rounds."""
+    ends = [next(p for p in reversed(curve) if p["round"] <= rounds) for curve in curves.values()]
+    return " + ".join(f"{fmean(p[way] for p in ends) / 1e6:.1f}" for way in ("down", "up"))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -77,27 +78,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def tables(runs: Runs, rounds: float) -> str:
     """Both, of one data set, after so many rounds."""
 
-    def traffic(arm: str) -> list[str]:
-        return [megabytes(runs[arm], way, rounds) for way in ("down", "up")]
+    def named(arm: str) -> str:
+        few = "" if len(runs[arm]) == len(runs["fedavg"]) else f" ({len(runs[arm])} of the seeds)"
+        return f"`{arm}`{few}"
 
-    one = [["`fedavg`", level(runs["fedavg"], "shared", rounds), "", "", f"{rounds:.0f}", *traffic("fedavg")]]
+    def end(arm: str) -> list[str]:
+        return [megabytes(runs[arm], rounds), bought(runs, arm)]
+
+    one = [["`fedavg`", level(runs["fedavg"], "shared", rounds), "", "", *end("fedavg")[:1], f"{rounds:.0f}"]]
     for arm in SHARED:
         if arm in runs:
             gains = [gain(runs, arm, "shared", "shared", by) for by in ("round", "bytes")]
-            one.append([f"`{arm}`", level(runs[arm], "shared"), *gains, bought(runs, arm), *traffic(arm)])
+            one.append([named(arm), level(runs[arm], "shared"), *gains, *end(arm)])
     two = list[list[str]]()
     for base, title in (("fedavg", "`fedavg`"), ("fedavg-vit", "`fedavg`, transformer")):
-        for name, more in (("personal", ""), ("tuned", ", then two own epochs")) if base in runs else ():
-            two.append([title + more, level(runs[base], name, rounds), *[""] * 4, f"{rounds:.0f}", *traffic(base)])
+        for name, more in (("personal", ""), ("tuned", ", tuned")) if base in runs else ():
+            held = level(runs[base], name, rounds)
+            two.append([title + more, held, *[""] * 4, megabytes(runs[base], rounds), f"{rounds:.0f}"])
     for arm in PERSONAL:
         if arm in runs:
             gains = [gain(runs, arm, "personal", on, by) for on in ("personal", "tuned") for by in ("round", "bytes")]
-            two.append([f"`{arm}`", level(runs[arm], "personal"), *gains, bought(runs, arm), *traffic(arm)])
-    end = ["FedAvg's rounds for its bytes", "MB down", "MB up"]
-    first = table(["One model for all", "test accuracy, %", "gain, as many rounds", "gain, as many bytes", *end], one)
-    head = ["as many rounds", "as many bytes", "tuned, as many rounds", "tuned, as many bytes"]
-    head = [f"gain over FedAvg {h}".replace("FedAvg tuned", "tuned FedAvg") for h in head]
-    return f"{first}\n\n{table(['A model a client', 'personal accuracy, %', *head, *end], two)}\n"
+            two.append([named(arm), level(runs[arm], "personal"), *gains, *end(arm)])
+    last = ["MB down + up", "rounds of FedAvg for them"]
+    first = table(["One model for all", "accuracy, %", "gain, as many rounds", "gain, as many bytes", *last], one)
+    gained = [f"over {who}, {by}" for who in ("FedAvg", "tuned FedAvg") for by in ("rounds", "bytes")]
+    return f"{first}\n\n{table(['A model a client', 'accuracy, %', *gained, *last], two)}\n"
 
 
 def write(folder: Path) -> str:
