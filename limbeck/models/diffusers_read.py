@@ -88,7 +88,7 @@ def read_json(path: File) -> dict[str, Any]:
     return found
 
 
-def read_network(home: File, config: Mapping[str, Any]) -> nn.Module:
+def read_network(home: File, config: Mapping[str, Any], kinds: Sequence[str] = NETWORKS) -> nn.Module:
     """The network of a folder of ``save_pretrained``, from safetensors; ``config`` is its ``config.json``.
 
     Raises:
@@ -97,8 +97,8 @@ def read_network(home: File, config: Mapping[str, Any]) -> nn.Module:
     import diffusers
 
     kind = str(config.get("_class_name", ""))
-    if kind not in NETWORKS:
-        raise InputError("model", f"{home}: {kind or 'no _class_name'}", f"is not read; {' and '.join(NETWORKS)} are")
+    if kind not in kinds:
+        raise InputError("model", f"{home}: {kind or 'no _class_name'}", f"is not read; {' or '.join(kinds)} would be")
     if not any(home.glob("*.safetensors")):
         pickled = [f.name for f in sorted(home.iterdir()) if f.suffix in PICKLES]
         fix = "may be a pickle, which can run code when it is read; save it with safe_serialization=True"

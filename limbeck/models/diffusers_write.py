@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from limbeck.models.autoencoder import Autoencoder
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.diffusers_net import DiffusersNet
 from limbeck.models.diffusers_read import PREDICTIONS, quiet
@@ -44,14 +45,14 @@ def write_network(model: Denoiser, folder: File) -> None:
         network.save_pretrained(folder / place_of(network))
 
 
-def write_pipeline(model: Denoiser, folder: File) -> None:
+def write_pipeline(model: Denoiser, folder: File, autoencoder: Autoencoder | None = None) -> None:
     """Write the network and a scheduler that samples as the model is sampled.
 
     A UNet becomes a ``ConsistencyModelPipeline``, the one pipeline of diffusers that takes labels for a UNet without
-    text; it runs with any scheduler of betas. A transformer of images, and a flow or EDM with labels, has no pipeline
-    there: its two parts are written.
+    text; it runs with any scheduler of betas. A transformer of latents becomes a ``DiTPipeline``. A transformer of
+    images, and a flow or EDM with labels, has no pipeline there: its two parts are written.
     """
-    from diffusers import ConsistencyModelPipeline
+    from diffusers import ConsistencyModelPipeline, DiTPipeline
 
     inner = model.net
     assert isinstance(inner, DiffusersNet)
@@ -60,6 +61,9 @@ def write_pipeline(model: Denoiser, folder: File) -> None:
     with quiet():
         if type(network).__name__ == "UNet2DModel" and isinstance(model.path, Discrete):
             ConsistencyModelPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
+            return
+        if autoencoder is not None and isinstance(model.path, Discrete):
+            DiTPipeline(transformer=network, vae=autoencoder.vae, scheduler=scheduler).save_pretrained(folder)
             return
         network.save_pretrained(folder / place_of(network))
         scheduler.save_pretrained(folder / "scheduler")
@@ -114,39 +118,51 @@ def _even(times: Sequence[float]) -> bool:
     return all(abs(t - (1 - k / len(times))) < 1e-6 for k, t in enumerate(times))
 
 
-def usage(model: Denoiser) -> str:
+def usage(model: Denoiser, autoencoder: Autoencoder | None = None) -> str:
     """The lines of Python that sample the written folder with diffusers alone; what they cannot do is said."""
     inner, sampler = model.net, model.sampler
     assert isinstance(inner, DiffusersNet)
-    network, path, flow = type(inner.model).__name__, model.path, isinstance(model.path, Flow)
+    network, path = type(inner.model).__name__, model.path
     times = sampler.times if isinstance(sampler, FewStep) else [1 - k / sampler.nfe for k in range(sampler.nfe)]
-    if network == "UNet2DModel" and isinstance(path, Discrete):
-        regular = not isinstance(sampler, FewStep) or (_even(times) and _divides(len(times), model.path))
-        told = f"num_inference_steps={len(times)}"
-        told = told if regular else f"timesteps={[round(t * inner.steps) - 1 for t in times]}"
+    known = not isinstance(path, Discrete) or not isinstance(sampler, FewStep) or sampler.gamma < 1
+    regular = known or (_even(times) and _divides(len(times), path))  # else a scheduler is given its steps
+    whole = isinstance(path, Discrete) and (autoencoder is None) == (network == "UNet2DModel")
+    if whole and (autoencoder is None or (regular and autoencoder.shift == 0)):  # else its pipeline is not quite ours
+        told = f"num_inference_steps={len(times)}" if regular else f"timesteps={_steps(times, inner)}"
         labels = "class_labels=[0, 1, 2, 3], " if model.classes else ""
+        asked = f"batch_size=4, {labels}{told}" if autoencoder is None else f"{labels}guidance_scale=1.0, {told}"
         code = (
             "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained(folder)\n"
-            f"images = pipe(batch_size=4, {labels}{told}).images"
+            f"images = pipe({asked}).images"
         )
     else:
-        kind = type(_scheduler(model, inner)).__name__
-        place, edm = place_of(inner.model), isinstance(path, EDM)
+        kind, edm = type(_scheduler(model, inner)).__name__, isinstance(path, EDM)
         noise, fed = (f"{path.sigma_max:g} * ", "scheduler.scale_model_input(x, t)") if edm else ("", "x")
-        steps = f"sigmas={[round(t, 4) for t in times]}" if flow else str(len(times))
+        steps = str(len(times)) if regular else f"timesteps={_steps(times, inner)}"
+        steps = f"sigmas={[round(t, 4) for t in times]}" if isinstance(path, Flow) else steps
         labels = "torch.arange(4)" if model.classes else "None"
         code = (
-            f"import torch\nfrom diffusers import {network}, {kind}\n\n"
-            f'model = {network}.from_pretrained(folder, subfolder="{place}")\n'
-            f'scheduler = {kind}.from_pretrained(folder, subfolder="scheduler")\n'
+            "import diffusers\nimport torch\n\n"
+            f'model = diffusers.{network}.from_pretrained(folder, subfolder="{place_of(inner.model)}")\n'
+            f'scheduler = diffusers.{kind}.from_pretrained(folder, subfolder="scheduler")\n'
             f"scheduler.set_timesteps({steps})\nx = {noise}torch.randn(4, {', '.join(map(str, model.shape))})\n"
             "with torch.no_grad():\n    for t in scheduler.timesteps:\n"
             f"        said = model({fed}, t.expand(4), class_labels={labels}, return_dict=False)[0]\n"
             f"        said = said[:, :{model.shape[0]}]\n"
             "        x = scheduler.step(said, t, x).prev_sample"
         )
-    exact = is_reproduced(sampler, model.path)
+        if autoencoder is not None:
+            code += (
+                '\n    vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae")\n'
+                f"    images = vae.decode(x / {autoencoder.scale:g} + {autoencoder.shift:g}).sample"
+            )
+    exact = is_reproduced(sampler, path)
     note = "" if exact else (
         "\n\nThat is not how the model was trained to be sampled: for its own images, use limbeck."
     )  # fmt: skip
     return f"```python\n{code}\n```{note}"
+
+
+def _steps(times: Sequence[float], inner: DiffusersNet) -> list[int]:
+    """A scheduler's own numbers of these times."""
+    return [round(t * inner.steps) - 1 for t in times]

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import InputError, brief, nearest
+from limbeck.models.autoencoder import Autoencoder, read_autoencoder
 from limbeck.models.classifier import same_classes
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.diffusers_net import DiffusersNet, unet
@@ -24,8 +25,9 @@ from limbeck.models.path import Flow, Path
 from limbeck.models.tiny_denoiser import mlp
 from limbeck.models.written import FRESH, Parts, is_elsewhere, net_of, sampler_of, value_of
 
-__all__ = ["DENOISERS", "is_fresh", "load_denoiser"]
+__all__ = ["DENOISERS", "autoencoder_of", "is_fresh", "load_denoiser"]
 
+HUB = r"[\w-]+/[\w.-]+"
 DENOISERS = ("mlp-64x3", "mlp-256x3", "unet-32-64", "unet-32-64-64", "unet-flow-32-64")
 
 
@@ -71,6 +73,18 @@ def load_denoiser(
     return model
 
 
+def autoencoder_of(reference: str) -> Autoencoder | None:
+    """The autoencoder beside a model, whose samples are latents then; ``None`` where they are the data itself.
+
+    Raises:
+        InputError: for one that cannot be read.
+    """
+    folder = File(reference).expanduser()
+    if not folder.exists() and re.fullmatch(HUB, reference):
+        folder = _hub(reference)
+    return read_autoencoder(folder)
+
+
 def _resolve(
     reference: str, shape: Sequence[int] | None, classes: int | Sequence[str] | None, like: Denoiser | None
 ) -> Denoiser:
@@ -88,7 +102,7 @@ def _resolve(
         _tensors(folder)
     if folder.suffix == ".safetensors":
         raise InputError("model", reference, "is weights alone; name the folder of the pipeline they belong to")
-    if ":" not in reference and re.fullmatch(r"[\w-]+/[\w.-]+", reference):
+    if re.fullmatch(HUB, reference):
         home = _hub(reference)
         return read_pipeline(home, _names(home, classes))
     return _made(reference, shape, classes, like)
@@ -103,8 +117,8 @@ def _hub(reference: str) -> File:
     from huggingface_hub import snapshot_download
 
     try:
-        return File(snapshot_download(reference, allow_patterns=["*.json", "unet/*", "transformer/*", "*.safetensors"],
-                                      ignore_patterns=[f"*{p}" for p in PICKLES]))  # fmt: skip
+        wanted = ["*.json", "unet/*", "transformer/*", "vae/*", "*.safetensors"]
+        return File(snapshot_download(reference, allow_patterns=wanted, ignore_patterns=[f"*{p}" for p in PICKLES]))
     except Exception as error:  # the network, the Hub, a name: each with exceptions of its own
         raise InputError("model", reference, f"cannot be had from the Hub: {brief(error)}") from None
 

@@ -12,6 +12,7 @@ from torch import nn
 from limbeck.core.checkpoint import atomic_folder
 from limbeck.core.modules import unwrap
 from limbeck.errors import InputError
+from limbeck.models.autoencoder import Autoencoder
 from limbeck.models.conversion import Converted
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.diffusers_net import DiffusersNet
@@ -23,6 +24,8 @@ from limbeck.models.written import Parts, facts_of, is_elsewhere, net_facts
 
 __all__ = ["model_card", "save_denoiser"]
 
+DECODED = """
+images = read_autoencoder(folder).decode(latents)"""
 CARD = """---
 library_name: {library}
 pipeline_tag: unconditional-image-generation
@@ -32,25 +35,28 @@ pipeline_tag: unconditional-image-generation
 
 {text}
 
-Samples have the shape {shape}, in [-1, 1]{labels}. It is sampled by `{sampler}`.
+Samples have the shape {shape}{labels}, {units}. It is sampled by `{sampler}`.
 {inside}
 In limbeck, sampling rule and all:
 
 ```python
-from limbeck.models.load_denoiser import load_denoiser
+{imports}from limbeck.models.load_denoiser import load_denoiser
 
 model = load_denoiser(folder)
-images = model.generate(model.noise(4){told})
+{images} = model.generate(model.noise(4){told}){decoded}
 ```
 """
 
 
-def save_denoiser(model: nn.Module, folder: File | str, *, card_text: str = "") -> None:
+def save_denoiser(
+    model: nn.Module, folder: File | str, *, card_text: str = "", autoencoder: Autoencoder | None = None
+) -> None:
     """Write a model so that ``load_denoiser(folder)`` reads back the same, bit for bit, sampler and all.
 
     A network of diffusers is written as a pipeline that diffusers reads, with ``limbeck.json`` beside it; another one
     as ``model.safetensors`` and ``limbeck.json``. Models inside the network or the sampler (experts, a teacher that
-    helps) have folders of their own in it, written in the same way. The folder appears whole or not at all.
+    helps) have folders of their own in it, written in the same way; so has the autoencoder of a model whose samples are
+    latents. The folder appears whole or not at all.
 
     Raises:
         InputError: when it is unknown how the network or the sampler is made anew, or the folder cannot be written.
@@ -60,7 +66,7 @@ def save_denoiser(model: nn.Module, folder: File | str, *, card_text: str = "") 
         raise InputError("model", type(inner).__name__, "is no Denoiser; wrap the network in one")
     _facts(inner, {})
     with atomic_folder(File(folder)) as part:
-        _write(inner, part, card_text)
+        _write(inner, part, card_text, autoencoder)
 
 
 def _facts(model: Denoiser, parts: Parts) -> dict[str, object]:
@@ -72,20 +78,24 @@ def _facts(model: Denoiser, parts: Parts) -> dict[str, object]:
     return {**found, "parts": list(parts)} if parts else found
 
 
-def _write(model: Denoiser, folder: File, text: str) -> None:
+def _write(model: Denoiser, folder: File, text: str, autoencoder: Autoencoder | None = None) -> None:
     parts: Parts = {}
     facts = _facts(model, parts)
-    if isinstance(model.net, DiffusersNet):
-        (write_pipeline if has_scheduler(model) else write_network)(model, folder)
+    if isinstance(model.net, DiffusersNet) and has_scheduler(model):
+        write_pipeline(model, folder, autoencoder)
+    elif isinstance(model.net, DiffusersNet):
+        write_network(model, folder)
     else:
         _tensors(model.net, folder / "model.safetensors")
     if isinstance(model.sampler, nn.Module):
         _tensors(model.sampler, folder / "sampler.safetensors")
+    if autoencoder is not None:
+        autoencoder.save(folder)
     for name, part in parts.items():
         (folder / name).mkdir()
         _write(part, folder / name, "Part of the model in the folder above, which says what it is for.")
     (folder / "limbeck.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(model, text), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(model, text, autoencoder), encoding="utf-8")
 
 
 def _tensors(holder: nn.Module, where: File) -> None:
@@ -99,19 +109,24 @@ def _tensors(holder: nn.Module, where: File) -> None:
         save_file(own, where, metadata={"format": "pt"})
 
 
-def model_card(model: Denoiser, text: str) -> str:
+def model_card(model: Denoiser, text: str, autoencoder: Autoencoder | None = None) -> str:
     """What the folder's ``README.md`` says: what is in it, and how it is sampled, here and in diffusers alone."""
     parts: Parts = {}
     _facts(model, parts)
     pipeline, sampler = isinstance(model.net, DiffusersNet) and has_scheduler(model), model.sampler
     how = f"{type(sampler).__name__}, {sampler.nfe} calls" if isinstance(sampler, nn.Module) else str(sampler)
+    latent = autoencoder is not None
+    imports = ("import torch\n" if model.classes else "") + (
+        "from limbeck.models.autoencoder import read_autoencoder\n" if latent else ""
+    )
     said = CARD.format(
         library="diffusers" if pipeline else "limbeck", text=text, shape="x".join(map(str, model.shape)),
         sampler=how, inside=_inside(model, parts), told=", torch.arange(4)" if model.classes else "",
-        labels=f", for {len(model.classes)} classes" if model.classes else "",
+        labels=f", for {len(model.classes)} classes" if model.classes else "", imports=imports,
+        units="latents of the autoencoder in `vae`" if latent else "in [-1, 1]",
+        images="latents" if latent else "images", decoded=DECODED if latent else "",
     )  # fmt: skip
-    said = said.replace("from limbeck.models", "import torch\nfrom limbeck.models") if model.classes else said
-    return said + (f"\nIn diffusers alone:\n\n{usage(model)}\n" if pipeline else "")
+    return said + (f"\nIn diffusers alone:\n\n{usage(model, autoencoder)}\n" if pipeline else "")
 
 
 def _inside(model: Denoiser, parts: Parts) -> str:

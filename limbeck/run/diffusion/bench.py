@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from limbeck.data.samples import SampleBatches, Samples, SampleSet
+from limbeck.data.samples import SampleBatches, Samples
 from limbeck.models.denoiser import Denoiser
 from limbeck.run.checks.bench import Bench
 from limbeck.run.diffusion.task import SampleTask
@@ -46,9 +46,9 @@ class SampleBench(Bench):
     @cached_property
     def probe(self) -> Samples:
         """A few dozen held-out samples, where the models are."""
-        held = SampleSet.of(self.task.test)
-        rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:PROBED]
-        return held.take(rows).to(self.task.device)
+        test = self.task.test
+        rows = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:PROBED]
+        return self.task.units(test.subset(rows)).take(torch.arange(len(rows))).to(self.task.device)
 
     @cached_property
     def noise(self) -> torch.Tensor:

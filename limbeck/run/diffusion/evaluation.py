@@ -9,6 +9,7 @@ from limbeck.core.fit import NonFinite
 from limbeck.data.images import DataPair
 from limbeck.data.samples import SampleSet
 from limbeck.diagnostics.generation import diversity, frechet, precision_recall, sliced_wasserstein
+from limbeck.models.autoencoder import Autoencoder
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.sampling import Ode, Sampler
 from limbeck.run.diffusion.judge import Judge, judge_of
@@ -33,9 +34,11 @@ class Reference:
     Args:
         data: the images.
         device: where the judge is.
+        autoencoder: of models that make latents.
     """
 
-    def __init__(self, data: DataPair, device: torch.device) -> None:
+    def __init__(self, data: DataPair, device: torch.device, autoencoder: Autoencoder | None = None) -> None:
+        self.autoencoder = autoencoder
         self.judge: Judge = judge_of(data, device)
         test = data.test if len(data.test) <= AGAINST else data.test.limited(count=AGAINST)
         train = data.train if len(data.train) <= AGAINST else data.train.limited(count=AGAINST)
@@ -66,7 +69,7 @@ class Reference:
 
 
 def made(model: Denoiser, reference: Reference, count: int, sampler: Sampler | None = None) -> Tensor:
-    """Samples (count, *shape) on the CPU, from the same noise and labels for every model.
+    """Images (count, C, H, W) on the CPU, from the same noise and labels for every model; latents are decoded.
 
     Raises:
         NonFinite: when the model makes what is not finite.
@@ -82,7 +85,7 @@ def made(model: Denoiser, reference: Reference, count: int, sampler: Sampler | N
     if not x.isfinite().all():
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
         raise NonFinite(f"sample {row} of the model is not finite; its training diverged, or its weights are bad")
-    return x
+    return x if reference.autoencoder is None else reference.autoencoder.decode(x).clamp(-1, 1)
 
 
 def score(model: Denoiser, reference: Reference, sampler: Sampler | None = None) -> float:

@@ -20,8 +20,9 @@ from limbeck.data.noise import limit
 from limbeck.data.samples import SampleBatches, SampleSet
 from limbeck.errors import InputError
 from limbeck.methods.diffusion._shared import trainable
+from limbeck.models.autoencoder import Autoencoder
 from limbeck.models.denoiser import Denoiser
-from limbeck.models.load_denoiser import is_fresh, load_denoiser
+from limbeck.models.load_denoiser import autoencoder_of, is_fresh, load_denoiser
 from limbeck.models.path import Flow
 from limbeck.models.sampling import Ode, Sampler
 from limbeck.models.save_denoiser import model_card, save_denoiser
@@ -33,6 +34,7 @@ from limbeck.run.metric import FRECHET, Metric
 from limbeck.run.outcome import Cost, Judged, SampleEvaluation
 from limbeck.run.settle import named, settled
 from limbeck.run.spec import RunSpec, typed_values
+from limbeck.run.trials import Trials
 
 __all__ = ["SampleTask", "sample_task"]
 
@@ -52,6 +54,7 @@ class SampleTask:
         train: what is trained on.
         test: held-out images: nothing is trained on them.
         spec: the resolved run file.
+        autoencoder: of models that work on latents; ``None`` where they work on the images.
         sampler: how the control is sampled; of the method's students ``None``, as they have their own.
         device: where the models are.
     """
@@ -68,6 +71,7 @@ class SampleTask:
     train: ImageSet
     test: ImageSet
     spec: RunSpec
+    autoencoder: Autoencoder | None = None
     sampler: Sampler | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -81,8 +85,16 @@ class SampleTask:
 
     @cached_property
     def samples(self) -> SampleSet:
-        """The training images in [-1, 1]."""
-        return SampleSet.of(self.train)
+        """What is trained on."""
+        return self.units(self.train)
+
+    def units(self, images: ImageSet) -> SampleSet:
+        """Images as the models see them: in [-1, 1], or as latents."""
+        found = SampleSet.of(images)
+        if self.autoencoder is None:
+            return found
+        latents = self.autoencoder.encode(found.take(torch.arange(len(found))).x)
+        return SampleSet(latents, found.y, found.classes, found.name)
 
     def batches(self, seed: int) -> SampleBatches:
         size = min(self.spec.batch or BATCH, len(self.train))
@@ -91,7 +103,7 @@ class SampleTask:
     @cached_property
     def reference(self) -> Reference:
         """The held-out images, as they are judged."""
-        return Reference(DataPair(self.train, self.test), self.device)
+        return Reference(DataPair(self.train, self.test), self.device, self.autoencoder)
 
     @property
     def control_values(self) -> Mapping[str, Any]:
@@ -103,7 +115,8 @@ class SampleTask:
     @property
     def judging(self) -> str:
         first = self.student(self.spec.first_seed)
-        return f"{first.path} {first.prediction} {self.sampler}"
+        seen = "" if self.autoencoder is None else f" {self.autoencoder.fingerprint}"
+        return f"{first.path} {first.prediction} {self.sampler}{seen}"
 
     def shares(self) -> list[list[int]]:
         return []
@@ -125,6 +138,9 @@ class SampleTask:
         assert isinstance(model, Denoiser)
         return evaluate(model, self.reference, "Student" if self.sampler is None else "Control", self.sampler)
 
+    def further(self, model: nn.Module, found: Judged, trials: Trials) -> Judged:
+        return found
+
     def score(self, model: nn.Module) -> float:
         assert isinstance(model, Denoiser)
         return score(model, self.reference, self.sampler)
@@ -137,7 +153,7 @@ class SampleTask:
         return self._judged
 
     def cost(self, model: nn.Module) -> Cost:
-        """Of one sample, by the model's own sampler."""
+        """Of one sample, by the model's own sampler; what decodes latents is the same for all and left out."""
         assert isinstance(model, Denoiser)
         noise, y = model.noise(1), torch.zeros(1, dtype=torch.int64, device=self.device)
         with evaluating(model):
@@ -150,13 +166,13 @@ class SampleTask:
         return self.cost(self.teachers[0]) if self.teachers else None
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_denoiser(model, folder)
+        save_denoiser(model, folder, autoencoder=self.autoencoder)
 
     def load(self, folder: Path) -> Denoiser:
         return load_denoiser(str(folder)).to(self.device)
 
     def model_card(self, text: str, folder: Path) -> str:
-        return model_card(self.load(folder), text)
+        return model_card(self.load(folder), text, self.autoencoder)
 
     def bench(self, card: Card, values: Mapping[str, Any]) -> Any:
         from limbeck.run.diffusion.bench import SampleBench
@@ -179,30 +195,46 @@ def sample_task(spec: RunSpec, device: torch.device) -> SampleTask:
     """
     data = load_data(spec.data, size=spec.size)
     train = data.train if spec.limit is None else limit(data.train, spec.limit)
-    teachers = _teachers(spec, train, device)
     spec = spec.model_copy(update={"student": spec.student or COPY})
-    student = _student(spec, train, teachers, device)
+    autoencoder = _autoencoder(spec, device)
+    shape = train.shape if autoencoder is None else autoencoder.shape_of(train.shape)
+    teachers = _teachers(spec, shape, train.classes, device)
+    student = _student(spec, shape, train.classes, teachers, device)
     student(spec.first_seed)  # refuses here, before anything else is done, what it would refuse later
     _check_guidance(spec, teachers)
     rates = FRESH_RATE if is_fresh(spec.student) else TRAINED_RATE
     size = min(spec.batch or BATCH, len(train))
     full = settled(spec, max(1, len(train) // size), batch=size, epochs=EPOCHS, rate=rates[spec.optimizer])
-    return SampleTask(student, teachers, train, data.test, full, device=device)
+    return SampleTask(student, teachers, train, data.test, full, autoencoder, device=device)
 
 
-def _teachers(spec: RunSpec, train: ImageSet, device: torch.device) -> list[Denoiser]:
+def _autoencoder(spec: RunSpec, device: torch.device) -> Autoencoder | None:
+    """The one beside the trained models."""
+    made = dict[str, Autoencoder]()
+    for role, reference in (*(("teacher", name) for name in spec.teacher), ("student", spec.student)):
+        if reference == COPY or is_fresh(reference):
+            continue
+        with named(role):
+            found = autoencoder_of(reference)
+        made |= {} if found is None else {found.fingerprint: found}
+        if len(made) > 1:
+            raise InputError(role, reference, "has another autoencoder than the one before: their latents differ")
+    return next((found.to(device) for found in made.values()), None)
+
+
+def _teachers(spec: RunSpec, shape: Sequence[int], classes: Sequence[str], device: torch.device) -> list[Denoiser]:
     card, made = find(spec.method), list[Denoiser]()
     if len(spec.teacher) > 1 and card.teacher != "ensemble":
         raise InputError("teacher", len(spec.teacher), f"are too many: {card.key} learns from one")
     for reference in spec.teacher:
         with named("teacher"):
-            model = load_denoiser(reference, shape=train.shape, classes=train.classes)
+            model = load_denoiser(reference, shape=shape, classes=classes)
             made.append(freeze(model.to(device)))
     return made
 
 
 def _student(
-    spec: RunSpec, train: ImageSet, teachers: Sequence[Denoiser], device: torch.device
+    spec: RunSpec, shape: Sequence[int], classes: Sequence[str], teachers: Sequence[Denoiser], device: torch.device
 ) -> Callable[[int], Denoiser]:
     """Fresh weights are made anew for every seed; trained ones are read once and copied."""
     reference, like = spec.student, teachers[0] if teachers else None
@@ -215,7 +247,7 @@ def _student(
 
     def load(seed: int) -> Denoiser:
         with named("student"):
-            return load_denoiser(reference, shape=train.shape, classes=train.classes, seed=seed, like=like)
+            return load_denoiser(reference, shape=shape, classes=classes, seed=seed, like=like)
 
     def student(seed: int) -> Denoiser:
         if is_fresh(reference):

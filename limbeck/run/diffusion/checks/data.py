@@ -8,6 +8,7 @@ from limbeck.run.checks.said import Said, failed, ok, warning
 from limbeck.run.diffusion.bench import SampleBench as Bench
 
 LEAK = 0.01  # share of the test set that is also trained on, from which a result means nothing
+SPREAD = 3.0  # how far the standard deviation of latents may be from one, as a factor
 REACH = 0.2  # how far beyond zero samples in [-1, 1] go, at least
 
 
@@ -23,12 +24,19 @@ def overlap(bench: Bench) -> Said:
 
 
 def span(bench: Bench) -> Said:
-    """Batches hold finite samples in [-1, 1], the models' units: noise of variance one must hide them at time 1."""
+    """Batches hold finite samples in [-1, 1], the models' units, or latents near variance one: noise of that variance
+    must hide them at time 1."""
     x = next(iter(bench.batches)).x
     if not x.isfinite().all():
         return failed("a training batch has NaN or infinite samples", "Leave such rows out.")
     low, high = float(x.min()), float(x.max())
     measured = f"from {low:.3g} to {high:.3g}, standard deviation {float(x.std()):.2f}"
+    if bench.task.autoencoder is not None:
+        spread, fix = (
+            float(x.std()),
+            "Latents should be near 1: give the autoencoder the scaling_factor that makes them so.",
+        )
+        return ok(f"latents {measured}") if 1 / SPREAD < spread < SPREAD else warning(f"latents {measured}", fix)
     if low < -1.01 or high > 1.01:
         return failed(measured, "Samples must be in [-1, 1]: divide pixels by 127.5 and take 1 away.")
     if low > -REACH or high < REACH:
