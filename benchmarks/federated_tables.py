@@ -177,15 +177,20 @@ def panel(runs: Runs, title: str, name: str, arms: Sequence[str], lines: Mapping
     for v in ticks(low, high):
         parts.append(f'<path class="grid" d="M{left} {y(v):.1f}H{right}"/>')
         parts.append(f'<text class="end" x="{left - 6}" y="{y(v) + 4:.1f}">{plain(v)}</text>')
-    for power in range(math.ceil(low_x), math.floor(high_x) + 1):
-        parts.append(f'<text class="middle" x="{x(10.0**power):.1f}" y="{bottom + 18}">{plain(10.0**power)}</text>')
+    for power in range(math.floor(low_x), math.ceil(high_x)):
+        for v in (m * 10.0**power for m in (1, 2, 5)):
+            if low_x <= math.log10(v) <= high_x:
+                parts.append(f'<text class="middle" x="{x(v):.1f}" y="{bottom + 18}">{plain(v)}</text>')
     parts.append(f'<text class="middle" x="{(left + right) / 2}" y="{bottom + 36}">MB sent, both ways (log)</text>')
     for kind, points in along.items():
         d = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)
         parts.append(f'<path class="{kind}" d="M{d}"/>')
-    free = -math.inf
+        (a, b), said = points[-1], {"fedavg": "FedAvg", "tuned": "FedAvg, tuned"}[kind]
+        parts.append(f'<text class="end" x="{x(a):.1f}" y="{y(b) - 8:.1f}">{said}</text>')
+    names = list[tuple[float, float]]()
     for arm, (a, b) in sorted(spots.items(), key=lambda item: -item[1][1]):
-        free = max(free + 13, y(b) + 4)  # names below one another
+        below = [v + 13 for u, v in names if abs(u - x(a)) < 70]  # names below one another
+        names.append((x(a), max([y(b) + 4, *below])))
         parts.append(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="4.5"/>')
-        parts.append(f'<text x="{x(a) + 8:.1f}" y="{free:.1f}">{arm}</text>')
+        parts.append(f'<text x="{x(a) + 8:.1f}" y="{names[-1][1]:.1f}">{arm}</text>')
     return "".join(parts)
