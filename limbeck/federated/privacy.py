@@ -36,8 +36,9 @@ class Privacy:
     """What the fields ``privacy``, ``clipping_norm``, ``noise_multiplier`` and ``delta`` of a method ask for.
 
     Args:
-        where: ``server``: the server clips, and adds noise to the mean; ``client``: clients clip, the server adds
-            noise. Both hide from whoever sees the shared models whether a client took part, and trust the server.
+        where: ``server``: the server clips, and adds noise to the mean; ``client``: clients clip, and are trusted to,
+            the server adds noise. Both hide from whoever sees the shared models whether a client took part, and trust
+            the server.
             ``local``: each client clips, and adds noise of standard deviation z S before it sends.
         norm: S.
         noise: z, standard deviation of the noise in units of S.
