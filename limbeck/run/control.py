@@ -50,7 +50,7 @@ def control(training: Training, targets: Any, cache: Path | None) -> Arm:
     if kept is not None and (found := _load(kept, training, targets)) is not None:
         return found
     student = method_class(find(training.task.control)).distil(training.setting(), dict(training.task.control_values))
-    evaluation = training.task.evaluate(student, targets)
+    evaluation = training.judged(student, targets)
     arm = Arm(seed=training.seed, evaluation=evaluation, curve=training.curve(), seconds=training.seconds())
     if kept is not None and training.of.main:
         _save(kept, arm, student)
@@ -101,7 +101,7 @@ def _load(kept: Path, training: Training, targets: Any) -> Arm | None:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         warnings.warn(f"the cached control {kept.name} is damaged ({error}); it is trained again", stacklevel=2)
         return None
-    evaluation = training.task.evaluate(student, targets)  # of the same weights, against this teacher
+    evaluation = training.judged(student, targets)  # of the same weights, against this teacher
     return arm.model_copy(update={"evaluation": evaluation, "cached": True})
 
 

@@ -36,6 +36,7 @@ class RunFolder:
         self.environment = root / "environment.json"
         self.preflight = root / "preflight.json"
         self.metrics = root / "metrics.jsonl"
+        self.trials = root / "trials.json"
         self.report = root / "report.json"
         self.student = root / "student"
         self._lock: IO[str] | None = None

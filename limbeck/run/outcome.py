@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 from limbeck.run.metric import ACCURACY, BITS, FRECHET, Metric
 
 __all__ = [
-    "TAGS", "Arm", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Judged", "MadeSet", "Outcome", "Sample",
-    "SampleEvaluation", "Strip", "TextEvaluation", "interval", "paired_gain",
+    "TAGS", "Arm", "Continual", "Cost", "Curve", "Evaluation", "Finding", "Gain", "Judged", "MadeSet", "Outcome",
+    "Sample", "SampleEvaluation", "Search", "Strip", "TextEvaluation", "interval", "paired_gain",
 ]  # fmt: skip
 
 VERSION = 1
@@ -49,6 +49,24 @@ class _Predictions(_Facts):
         return getattr(self, self.metric.field)
 
 
+class Search(_Facts):
+    """Architectures, and the held-out accuracy of each when it is trained on a set, and on all images."""
+
+    names: list[str]
+    by_set: list[float]
+    by_all: list[float]
+    correlation: float | None  # of their ranks, in [-1, 1]; none where one side ranks nothing
+    pick: str  # the set's first choice
+    picked: float  # what it reaches, trained on all images
+
+
+class Continual(_Facts):
+    """Classes that come in turn: how many were seen, and the held-out accuracy among them, with a set for memory."""
+
+    classes: list[int]
+    accuracy: list[float]
+
+
 class MadeSet(_Facts):
     """A synthetic set, its price and its picture."""
 
@@ -61,6 +79,8 @@ class MadeSet(_Facts):
     full: float | None  # accuracy of a network that was trained on all of those
     networks: list[float]  # accuracies of those that were trained on the set
     png: str  # base64
+    search: Search | None = None  # these two when asked for
+    continual: Continual | None = None
 
 
 class Evaluation(_Predictions):

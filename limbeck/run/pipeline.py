@@ -153,7 +153,7 @@ class _Arms:
         student = method_class(find(task.spec.method)).distil(training.setting(), typed_values(task.spec))
         if not task.accepts(student):
             raise TypeError(f"{task.spec.method} made a {type(student).__name__}, which is no student of this run")
-        evaluation = task.evaluate(student, task.targets())
+        evaluation = training.judged(student, task.targets())
         if training.seed == task.spec.first_seed and self.of.main:
             task.save(student, self.of.folder.student)
         return Arm(seed=training.seed, evaluation=evaluation, curve=training.curve(), seconds=training.seconds())

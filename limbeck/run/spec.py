@@ -97,6 +97,11 @@ class RunSpec(_Checked):
         None, description="of a student without one: bytes, bpe-1024, a folder, a Hub id; the teacher's by default"
     )
     lm_eval: list[str] = Field([], description="a task of lm-eval, by its name or its .yaml file; repeat for several")
+    transfer: list[Literal["search", "continual"]] = Field(
+        [],
+        description="what else a distilled set is tried for: to rank architectures, to remember classes that come in "
+        "turn; repeat for both",
+    )
     steps: Whole | None = Field(None, description="optimiser steps of one training")
     epochs: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
         None, description="passes over the data, instead of --steps; 30 for images, 3 for text, when neither is given"
@@ -175,6 +180,10 @@ def make_spec(given: Mapping[str, Any]) -> RunSpec:
     for name in other:
         if (held := getattr(spec, name)) != RunSpec.model_fields[name].get_default(call_default_factory=True):
             raise InputError(name, str(held), f"does not apply: {spec.method} learns from {kind}; leave it out")
+    if spec.transfer and card.modality != "dataset":
+        raise InputError(
+            "transfer", ", ".join(spec.transfer), f"does not apply: {spec.method} makes no data set; leave it out"
+        )
     model = values_model(card.key)
     return spec.model_copy(update={"values": _validated(model, spec.values, "method.").model_dump(mode="json")})
 

@@ -14,6 +14,7 @@ from limbeck.data.stream import Stream
 from limbeck.run.metric import Metric
 from limbeck.run.outcome import Cost, Judged
 from limbeck.run.spec import RunSpec
+from limbeck.run.trials import Trials
 
 if TYPE_CHECKING:
     from limbeck.run.checks.bench import Bench
@@ -95,6 +96,10 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module, targets: Any = None, /) -> Judged:
         """Everything a report says about a model's predictions."""
+        ...
+
+    def further(self, model: nn.Module, found: Judged, trials: Trials, /) -> Judged:
+        """The evaluation with what else the run file asks for, measured once and shown as it goes on."""
         ...
 
     def score(self, model: nn.Module, /) -> float:

@@ -19,10 +19,11 @@ from limbeck.core.method import MakeOptimizer, Method, Schedule, Setting
 from limbeck.core.modules import unwrap
 from limbeck.core.schedule import Cosine, Piecewise
 from limbeck.run.folder import FitId, Log, RunFolder
-from limbeck.run.outcome import Curve
+from limbeck.run.outcome import Curve, Judged
 from limbeck.run.progress import Show
 from limbeck.run.spec import RunSpec
 from limbeck.run.task import Task
+from limbeck.run.trials import Trials
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -145,6 +146,11 @@ class Training:
         if not begun:
             self.of.log.rewind(which, total)
         self.of.show.end()
+
+    def judged(self, model: nn.Module, targets: Any) -> Judged:
+        """The model's evaluation, with what else the run file asks for."""
+        trials = Trials(self.of.folder.trials, self.of.show, f"seed {self.seed}  {self.arm}", write=self.of.main)
+        return self.task.further(model, self.task.evaluate(model, targets), trials)
 
     def _distributed(self) -> Accelerator | None:
         accelerator = self.of.accelerator

@@ -21,8 +21,10 @@ from limbeck.models.use import descend
 from limbeck.run.checks.said import Said
 from limbeck.run.cost import cost
 from limbeck.run.dataset.evaluation import evaluate_set, trained
+from limbeck.run.dataset.transfer import continual, search
 from limbeck.run.outcome import Cost, Evaluation, Judged
 from limbeck.run.spec import RunSpec
+from limbeck.run.trials import Trials
 from limbeck.run.vision.evaluation import evaluate
 from limbeck.run.vision.task import ImageTask, image_task
 
@@ -81,7 +83,10 @@ class SetTask(ImageTask):
     @cached_property
     def full(self) -> float:
         """The accuracy of a network that is trained on all real images."""
-        net, (x, y) = self.student(self.spec.first_seed), self.train.take(torch.arange(len(self.train)))
+        return self._on_all(self.student(self.spec.first_seed))
+
+    def _on_all(self, net: Classifier) -> float:
+        x, y = self.train.take(torch.arange(len(self.train)))
         known = y >= 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.spec.first_seed)
@@ -90,8 +95,23 @@ class SetTask(ImageTask):
 
     def evaluate(self, model: nn.Module, targets: Any = None) -> Evaluation:
         assert isinstance(model, SyntheticSet)
-        held = model if self.like is None else used_like(self.like, model, self._features(model))
-        return evaluate_set(held, self.student, self.test, targets, real=len(self.train), full=self.full)
+        return evaluate_set(
+            self._used(model), self.student, self.test, targets, real=len(self.train), full=self.full
+        )  # fmt: skip
+
+    def further(self, model: nn.Module, found: Judged, trials: Trials) -> Judged:
+        """What the set is worth for choosing an architecture, and as the memory of classes that come in turn."""
+        assert isinstance(model, SyntheticSet) and isinstance(found, Evaluation) and found.made is not None
+        held, tried, asked = self._used(model), dict[str, Any](), self.spec.transfer
+        if "search" in asked:
+            of_all = replace(trials, of="all images")
+            tried["search"] = search(held, self.test, self._on_all, trials, of_all)
+        if "continual" in asked:
+            tried["continual"] = continual(held, self.student, self.test, trials)
+        return found.model_copy(update={"made": found.made.model_copy(update=tried)})
+
+    def _used(self, model: SyntheticSet) -> SyntheticSet:
+        return model if self.like is None else used_like(self.like, model, self._features(model))
 
     @torch.no_grad()
     def _features(self, images: SyntheticSet) -> Tensor | None:

@@ -30,6 +30,7 @@ from limbeck.run.metric import BITS, Metric
 from limbeck.run.outcome import Cost, Judged, TextEvaluation
 from limbeck.run.settle import absolute, named, settled
 from limbeck.run.spec import RunSpec
+from limbeck.run.trials import Trials
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -126,6 +127,9 @@ class TextTask:
         from limbeck.run.language.harness import harness
 
         return found.model_copy(update={"harness": harness(model, self.spec.lm_eval)})
+
+    def further(self, model: nn.Module, found: Judged, trials: Trials) -> Judged:
+        return found
 
     def score(self, model: nn.Module) -> float:
         return bits_per_byte(count(model, self._watched, self.device))
