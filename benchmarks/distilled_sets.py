@@ -275,6 +275,40 @@ def said(values: list[float]) -> str:
     return f"{fmean(values):.1f}{spread}"
 
 
+class Row(NamedTuple):
+    """What a method was found to be worth: means over networks, a number a seed."""
+
+    method: str
+    own: list[float]
+    alike: list[float]
+    use: list[float]
+    making: float
+
+    @property
+    def gains(self) -> list[float]:
+        return [a - b for a, b in zip(self.own, self.alike, strict=True)]
+
+    def __str__(self) -> str:
+        wins, use = sum(g > 0 for g in self.gains), f"{fmean(self.use):+.1f}" if self.use else ""
+        cells = (
+            self.method,
+            said(self.own),
+            said(self.alike),
+            f"{fmean(self.gains):+.1f}",
+            f"{wins}/{len(self.own)}",
+            use,
+        )
+        return f"| {' | '.join(cells)} | {self.making:.0f} s |"
+
+
+def row(method: str, of: Mapping[int, dict[str, Any]], plain: Mapping[int, float]) -> Row:
+    """What its jobs found, by seed."""
+    alike = {seed: fmean(found["alike"]) for seed, found in of.items()}
+    use = [at - plain[seed] for seed, at in alike.items() if seed in plain]
+    own, making = [fmean(found["distilled"]) for found in of.values()], fmean(found["making"] for found in of.values())
+    return Row(method, own, list(alike.values()), use, making)
+
+
 def table(images: Images, sizes: list[int], methods: list[str], seeds: list[int]) -> Iterator[str]:
     """Markdown of what is there."""
     full = [found["distilled"] for job in jobs(images, sizes, ["full"], seeds) if (found := job.done())]
@@ -284,25 +318,19 @@ def table(images: Images, sizes: list[int], methods: list[str], seeds: list[int]
             if found := job.done():
                 held[job.method][job.seed] = found
         plain = {seed: fmean(found["distilled"]) for seed, found in held.get("random", {}).items()}
-        rows = list[tuple[float, str]]()
-        for name, of in held.items():
-            if name not in REFERENCES and of:
-                own = [fmean(found["distilled"]) for found in of.values()]
-                alike = [fmean(found["alike"]) for found in of.values()]
-                gains = [a - b for a, b in zip(own, alike, strict=True)]
-                use = [b - plain[seed] for seed, b in zip(of, alike, strict=True) if seed in plain]
-                wins, making = sum(g > 0 for g in gains), fmean(found["making"] for found in of.values())
-                cells = name, said(own), said(alike), f"{fmean(gains):+.1f}", f"{wins}/{len(gains)}"
-                rows.append(
-                    (fmean(gains), " | ".join([*cells, f"{fmean(use):+.1f}" if use else "", f"{making:.0f} s"]))
-                )
+        rows = [row(name, of, plain) for name, of in held.items() if name not in REFERENCES and of]
+        rows.sort(key=lambda one: -fmean(one.gains))
         if rows:
             yield f"\n**{images.name}, {per_class} a class.**"
             yield f"Random real images, plain labels: {said(list(plain.values()))} %." if plain else ""
             yield f"All images: {said([fmean(of) for of in full])} %." if full else ""
             yield "\n| Method | Its set, % | Real images used alike, % | Gain | Seeds | The use alone | To make |"
             yield "|---|---|---|---|---|---|---|"
-            yield from (f"| {cells} |" for _, cells in sorted(rows, reverse=True))
+            yield from map(str, rows)
+            better = [one.method for one in rows if min(one.gains) > 0]
+            rest = [one.method for one in rows if min(one.gains) <= 0]
+            yield f"\nBetter than real images used alike on every seed: {', '.join(better) or 'none'}."
+            yield f"Not: {', '.join(rest) or 'none'}."
 
 
 def main() -> None:
