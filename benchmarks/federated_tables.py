@@ -44,11 +44,9 @@ def gain(runs: Runs, arm: str, name: str, against: str, by: str) -> str:
             end = curve[-1]
             limit = end["round"] if by == "round" else sent(end)
             gains.append(late(curve, name, "round", end["round"]) - late(base, against, by, limit))
-    found = interval(gains)
-    if found is None:
-        return f"{gains[0]:+.1f}" if gains else ""
-    mean, low, high = found
-    said = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "\N{MINUS SIGN}")
+    mean, low, high = interval(gains) or (fmean(gains), -math.inf, math.inf)
+    said = f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if len(gains) > 1 else "")
+    said = said.replace("-", "\N{MINUS SIGN}")
     return f"**{said}**" if low > 0 or high < 0 else said
 
 
