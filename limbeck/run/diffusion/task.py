@@ -124,8 +124,7 @@ class SampleTask:
     def as_control(self, found: Judged, kept: Path) -> Self:
         assert isinstance(found, SampleEvaluation)
         made = replace(self, sampler=Ode(found.nfe))
-        if "reference" in vars(self):
-            vars(made)["reference"] = self.reference
+        vars(made).update({name: value for name, value in vars(self).items() if name in ("reference", "samples")})
         return made
 
     def accepts(self, model: nn.Module) -> bool:
