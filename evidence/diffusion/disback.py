@@ -1,4 +1,8 @@
-"""DisBack on a ring of eight modes: a student that begins as its teacher, with recorded teachers and without."""
+"""DisBack on a ring of eight modes: a student that begins as its teacher, with recorded teachers and without.
+
+One step is at 0.148 where the teacher's fifty are at 0.041: the comparison is of speed, after 240 steps, before either
+has arrived; four times as many came to 0.107 on a building seed.
+"""
 
 from __future__ import annotations
 

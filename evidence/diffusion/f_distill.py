@@ -1,4 +1,8 @@
-"""f-distill on a ring of eight modes: Jensen-Shannon's weights against the reverse KL's, which are DMD2's."""
+"""f-distill on a ring of eight modes: Jensen-Shannon's weights against the reverse KL's, which are DMD2's.
+
+One step is at 0.125 where the teacher's fifty are at 0.041: 120 steps of the generator are too few for either
+divergence; four times as many came to 0.089 on a building seed.
+"""
 
 from __future__ import annotations
 

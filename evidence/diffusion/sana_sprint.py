@@ -1,4 +1,8 @@
-"""SANA-Sprint on a ring of eight modes: consistency beside a discriminator, and alone."""
+"""SANA-Sprint on a ring of eight modes: consistency beside a discriminator, and alone.
+
+One step is at 0.105 where the teacher's fifty are at 0.041. More training made it worse: four times the steps ended at
+0.241 with six modes, from 0.114 with eight, on a building seed. Why is not known.
+"""
 
 from __future__ import annotations
 

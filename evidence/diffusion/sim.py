@@ -1,4 +1,8 @@
-"""SIM on a ring of eight modes, from a generator that begins far away: by pseudo-Huber and by squared distance."""
+"""SIM on a ring of eight modes, from a generator that begins far away: by pseudo-Huber and by squared distance.
+
+Neither comes near the teacher's 0.041 in fifty steps, by design: the generator begins three radii away, and the
+comparison ends, at 0.47 and 0.58 with two or three modes covered, on the way back.
+"""
 
 from __future__ import annotations
 
