@@ -183,8 +183,9 @@ def panel(runs: Runs, title: str, name: str, arms: Sequence[str], lines: Mapping
     for kind, points in along.items():
         d = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)
         parts.append(f'<path class="{kind}" d="M{d}"/>')
-        (a, b), said = points[-1], {"fedavg": "FedAvg", "tuned": "FedAvg, tuned"}[kind]
-        parts.append(f'<text class="end" x="{x(a):.1f}" y="{y(b) - 8:.1f}">{said}</text>')
+        said, away = {"fedavg": ("FedAvg", 22), "tuned": ("FedAvg, tuned", -8)}[kind]
+        a, b = points[-1]
+        parts.append(f'<text class="end" x="{x(a):.1f}" y="{y(b) + away:.1f}">{said}</text>')
     names = list[tuple[float, float]]()
     for arm, (a, b) in sorted(spots.items(), key=lambda item: -item[1][1]):
         below = [v + 13 for u, v in names if abs(u - x(a)) < 70]  # names below one another
