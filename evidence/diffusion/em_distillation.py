@@ -1,4 +1,8 @@
-"""EM distillation on a ring of eight modes: eight Langevin steps against one, which is Diff-Instruct."""
+"""EM distillation on a ring of eight modes: eight Langevin steps against one, which is Diff-Instruct.
+
+One step is at 0.157 where the teacher's fifty are at 0.041: one seed of five lost two of the eight modes and is at
+0.287, the others are at 0.108 to 0.146 after 250 steps; twice as many came to 0.103 on a building seed.
+"""
 
 from __future__ import annotations
 

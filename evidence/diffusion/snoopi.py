@@ -1,4 +1,9 @@
-"""SNOOPI on a ring of eight modes in four classes: random guidance on both sides, and a fixed one."""
+"""SNOOPI on a ring of eight modes in four classes: random guidance on both sides, and a fixed one.
+
+The students are at 0.156 and 0.150 where the teacher's fifty plain steps are at 0.041 because they follow the guided
+teacher, and that is elsewhere: guided by 4.5, the middle of the range, its own fifty steps are at 0.144 (a building
+seed), by 1.5 at 0.047, by 7.5 at 0.331.
+"""
 
 from __future__ import annotations
 
