@@ -2,6 +2,8 @@
 
 The paper's server: ten iterations of one generator step and five model steps a round, weights one. It has a thousand
 rounds in which the generator learns, and these are 20. A number is the mean over the last ten rounds.
+After it was recorded a generator at ten times the rate with plain SGD for the model was tried on two building seeds:
+3.6 points worse than averaging, and 0.7 worse with half of the clients a round and Dirichlet 0.3. It stays as it is.
 """
 
 from __future__ import annotations
