@@ -112,7 +112,7 @@ def test_a_run_shows_both_and_takes_them_up_again(tmp_path: Path, monkeypatch: p
     assert mine.search.by_all == real.search.by_all and len(mine.search.by_set) == 2
     assert mine.continual.accuracy[-1] == pytest.approx(mine.networks[0]), "all classes seen"
     page = (folder / "report.html").read_text()
-    assert "Rank correlation" in page and "Accuracy as classes come in turn" in page
+    assert "Choosing a network by the set" in page and "Accuracy as classes come in turn" in page
     held = json.loads((folder / "trials.json").read_text())
     assert len(held) == 2 + 2 * (2 + 2)
     (folder / "trials.json").write_text(json.dumps({name: 0.25 for name in held}))

@@ -69,5 +69,6 @@ def _continual(sets: Mapping[str, Sequence[MadeSet]]) -> dict[str, object]:
     curves = {name: [fmean(v) for v in zip(*(one.accuracy for one in of), strict=True)] for name, of in found.items()}
     words = "Classes came in turn, and of those seen only the set's images were kept. After every turn fresh networks "
     words += "were trained on these alone, and tell the classes seen so far apart."
-    rows = [(name, [percent(value) for value in (*curve, fmean(curve))]) for name, curve in curves.items()]
-    return {"words": words, "turns": turns, "rows": rows}
+    rows = [(str(count), [percent(curve[turn]) for curve in curves.values()]) for turn, count in enumerate(turns)]
+    rows.append(("Mean", [percent(fmean(curve)) for curve in curves.values()]))
+    return {"words": words, "names": list(curves), "rows": rows}
