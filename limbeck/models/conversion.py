@@ -38,8 +38,10 @@ class Converted(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
         own = self.model.path
         s = own.time(self.path.sigma(t) / self.path.alpha(t))
-        scale = torch.hypot(own.alpha(s), own.sigma(s)) / torch.hypot(self.path.alpha(t), self.path.sigma(t))
-        said = self.model(x * wide(scale, x), s, y, extra)
+        if not (own.unit and self.path.unit):
+            scale = torch.hypot(own.alpha(s), own.sigma(s)) / torch.hypot(self.path.alpha(t), self.path.sigma(t))
+            x = x * wide(scale, x)
+        said = self.model(x, s, y, extra)
         a, b = mixture(self.path, t, self.prediction)
         return wide(a, x) * said.x0 + wide(b, x) * said.eps
 

@@ -114,13 +114,16 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, extra: Tensor | None = None) -> Denoised:
         """What the model sees in states (B, *shape) at times (B,) for labels (B,), where -1 or ``None`` is no label."""
         t = times(t, x)
-        fed = x
+        x0, eps = self.path.solve(x, self.predicted(x, t, y, extra), t, self.prediction, self.data)
+        return Denoised(x0, eps, t, self.path)
+
+    def predicted(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
+        """The network's own answer (B, *shape), which is the ``prediction``; arguments as in a call."""
+        t = times(t, x)
         if self.prediction == "edm":
             ratio = self.path.ratio(t)
-            fed = x * wide(1 / (self.path.alpha(t) * (ratio.square() + self.data**2).sqrt()), x)
-        predicted = self.net(fed, t, self._labels(y, x), self._extra(extra, x))
-        x0, eps = self.path.solve(x, predicted, t, self.prediction, self.data)
-        return Denoised(x0, eps, t, self.path)
+            x = x * wide(1 / (self.path.alpha(t) * (ratio.square() + self.data**2).sqrt()), x)
+        return self.net(x, t, self._labels(y, x), self._extra(extra, x))
 
     def _labels(self, y: Tensor | None, x: Tensor) -> Tensor | None:
         if not self.classes:

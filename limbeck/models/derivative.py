@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["Derivative", "derivative"]
 
@@ -23,13 +24,15 @@ def derivative(
     Args:
         f: of as many tensors as there are in ``at``.
         at, along: the point and the direction, of the same shapes; a zero direction holds an input fixed.
-        how: ``jvp``: exact, in forward mode, at the cost of about two calls; fused attention has none.
+        how: ``jvp``: exact, in forward mode, at the cost of about two calls. Fused attention has none, so torch's is
+            taken apart here; a network with a kernel of its own needs ``fd``.
             ``fd``: the central difference ``(f(at + h along) - f(at - h along)) / 2h``, three calls of any network.
         step: h of ``fd``; the error is of order h^2, and of rounding over h. Inputs leave their range by as much.
     """
     at, along = tuple(at), tuple(along)
     if how == "jvp":
-        value, slope = torch.func.jvp(f, at, along)
+        with sdpa_kernel(SDPBackend.MATH):
+            value, slope = torch.func.jvp(f, at, along)
         return value.detach(), slope.detach()
     ahead, behind = (f(*(p + h * d for p, d in zip(at, along, strict=True))) for h in (step, -step))
     return f(*at), (ahead - behind) / (2 * step)

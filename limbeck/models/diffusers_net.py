@@ -47,6 +47,8 @@ class DiffusersNet(nn.Module):
         for module in model.modules():  # its own random dropping of labels in training mode: methods decide on that
             if type(module).__name__ == "LabelEmbedding":
                 module.dropout_prob = 0.0
+            if type(module).__name__ == "Attention":  # torch's group norm has no forward derivative of channels last
+                module.register_forward_hook(_contiguous)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
         if isinstance(self.path, EDM):
@@ -59,6 +61,10 @@ class DiffusersNet(nn.Module):
             raise InputError("labels", "none", "cannot be left out: this model has no embedding for the null label")
         said = self.model(x, told, class_labels=y, return_dict=False)[0]
         return said[:, : x.shape[1]]  # what follows in DiT is a variance
+
+
+def _contiguous(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+    return out.contiguous()
 
 
 def embeddings(model: nn.Module) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ def wide(coefficient: Tensor, x: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Path:
     """The noise path of a model. Times are tensors in [0, 1] of any shape; what comes back has that shape."""
+
+    unit: ClassVar[bool] = False
+    """Whether ``alpha^2 + sigma^2`` is 1 at all times."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """The share of the data at time t."""
@@ -93,7 +96,7 @@ class Path:
             return predicted, (x - wide(alpha, x) * predicted) / wide(sigma.clamp(min=TINY), x)
         if kind == "eps":  # and where no data is left
             return (x - wide(sigma, x) * predicted) / wide(alpha.clamp(min=TINY), x), predicted
-        a, b = mixture(self, t, kind, data)
+        a, b = (-sigma, alpha) if kind == "v" else mixture(self, t, kind, data)
         scale = 1 / (alpha * b - sigma * a)  # never zero: 1 for v, alpha sigma' - alpha' sigma for the velocity
         x0 = wide(b * scale, x) * x - wide(sigma * scale, x) * predicted
         eps = wide(alpha * scale, x) * predicted - wide(a * scale, x) * x
@@ -153,6 +156,8 @@ class Trig(Path):
     TrigFlow's own time (Lu & Song, 2025, https://arxiv.org/abs/2410.11081) is the angle ``pi t / 2``.
     """
 
+    unit: ClassVar[bool] = True
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(t * math.pi / 2).clamp(min=0)  # rounding makes it negative at 1
 
@@ -170,6 +175,7 @@ class Trig(Path):
 class VP(Path):
     """The variance-preserving path of a linear beta (Song et al., 2021, https://arxiv.org/abs/2011.13456)."""
 
+    unit: ClassVar[bool] = True
     beta_min: float = 0.1
     beta_max: float = 20.0
 
@@ -233,6 +239,7 @@ class Discrete(Path):
     Between the entries the angle ``atan(sigma / alpha)`` is interpolated; at t = 0 there is no noise.
     """
 
+    unit: ClassVar[bool] = True
     alphas_cumprod: tuple[float, ...]
 
     @cached_property

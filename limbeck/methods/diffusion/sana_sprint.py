@@ -56,8 +56,7 @@ CARD = Card(
     needs=("input_gradients",),
     notes="Models here have unit noise, so that their states are the paper's over s_d. The teacher's fine-tuning with "
     "a dense time embedding and normalised queries and keys is an architecture's and left out: times are in [0, 1] "
-    "already. So are mismatched captions. One head reads one layer; the paper's read several. Fused attention has no "
-    "forward derivative: use derivative='fd' there.",
+    "already. So are mismatched captions. One head reads one layer; the paper's read several.",
 )
 
 
@@ -138,7 +137,7 @@ class SanaSprint(Method):
         angle = t * math.pi / 2
         g = self.rotated(x_t, t, y, scale, r)
         norm = g.flatten(1).norm(dim=1)
-        F = self.student(x_t, t, y, self.told(scale)).v
+        F = self.student.predicted(x_t, t, y, self.told(scale))  # v, on this path
         off = (F - (F.detach() + g / wide(norm + self.c, g))).square().flatten(1).mean(1)
         u = self.log_variance(waves(t[:, None].float()))[:, 0]
         return (off * torch.exp(-u) / (self.data * angle.tan()) + u).mean()
@@ -150,7 +149,7 @@ class SanaSprint(Method):
         cos, sin = wide(angle.cos(), x_t), wide(angle.sin(), x_t)
         teacher = self.turned(x_t, t, y) if told is None else guide(self.turned, x_t, t, y, scale)
         F, slope = derivative(  # slope is cos t sin t dF/dt: the factor inside the direction keeps it bounded
-            lambda x, a: self.student(x, a * 2 / math.pi, y, told).v,
+            lambda x, a: self.student.predicted(x, a * 2 / math.pi, y, told),
             (x_t, angle), (cos * sin * teacher.v, angle.cos() * angle.sin()), self.derivative,
         )  # fmt: skip
         return -self.data * (cos.square() * (F - teacher.v) + r * (cos * sin * x_t + slope))

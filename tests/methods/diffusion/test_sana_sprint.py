@@ -11,7 +11,7 @@ from limbeck.data.samples import Samples
 from limbeck.methods.diffusion.sana_sprint import SanaSprint
 from limbeck.models.denoiser import Denoiser
 from limbeck.models.gaussian_mixture import GaussianMixture, exact
-from limbeck.models.path import Trig
+from limbeck.models.path import VP, Flow, Trig
 from limbeck.models.tiny_denoiser import mlp
 from tests.worlds import diffusion_world
 
@@ -93,3 +93,11 @@ def test_players_and_the_told_scale() -> None:
     assert method.student.extras == 1 and method.student.sampler.extra == (2.5,)
     weak, strong = (method.rotated(b.x, torch.full((8,), 0.5), b.y, torch.full((8,), w), 0.0) for w in (1.0, 4.0))
     assert not torch.allclose(weak, strong, atol=1e-3)
+
+
+def test_f_is_the_networks_own_answer_which_is_v_on_the_circle() -> None:
+    """What L_sCM asks for without the detour by x0 and eps, for a teacher of another path and prediction too."""
+    for kind, path in (("velocity", Flow()), ("v", VP())):
+        net, (x, t, y, _) = mlp(16, 2, path=path, prediction=kind).double(), states()
+        student = SanaSprint(net, net).student
+        torch.testing.assert_close(student.predicted(x, t, y), student(x, t, y).v)
