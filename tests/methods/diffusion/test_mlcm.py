@@ -1,5 +1,6 @@
 """MLCM: its states are the teacher's own, at an edge the goal is the state itself, and the average begins anew."""
 
+import pytest
 import torch
 
 from limbeck.core.schedule import Clock
@@ -7,6 +8,7 @@ from limbeck.data.samples import Samples
 from limbeck.methods.diffusion._jumps import below, consistency, edges
 from limbeck.methods.diffusion.mlcm import MLCM
 from limbeck.models.gaussian_mixture import exact, ring
+from limbeck.models.sampling import Ode, Solver
 from limbeck.models.tiny_denoiser import mlp
 
 
@@ -27,6 +29,17 @@ def test_the_states_are_neighbours_of_the_teachers_own_trajectory() -> None:
     again = method.neighbours(batch(scale=100.0))[0]
     torch.manual_seed(0)
     torch.testing.assert_close(again, method.neighbours(batch())[0], rtol=0, atol=0)  # data play no part
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm2m"])
+def test_trajectories_end_where_the_teacher_does_with_the_same_solver(solver: Solver) -> None:
+    teacher = exact(ring())
+    method = MLCM(mlp(16, 2), teacher, guidance=1.0, trajectory=6, states=1, solver=solver)
+    torch.manual_seed(0)
+    _, x_near, n, _ = method.neighbours(batch())
+    torch.manual_seed(0)
+    sampled = teacher.generate(torch.randn(64, 2), sampler=Ode(6, solver))
+    torch.testing.assert_close(x_near[n == 1], sampled[n == 1])
 
 
 def test_at_an_edge_the_goal_is_the_teachers_state() -> None:
