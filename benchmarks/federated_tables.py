@@ -42,7 +42,7 @@ def gain(runs: Runs, arm: str, name: str, against: str, by: str) -> str:
         base = runs[base_of(arm)].get(seed)
         if base is not None:
             end = curve[-1]
-            limit = end["round"] if by == "round" else sent(end)
+            limit = end["round"] if by == "round" else min(sent(end), sent(base[-1]))
             gains.append(late(curve, name, "round", end["round"]) - late(base, against, by, limit))
     mean, low, high = interval(gains) or (fmean(gains), -math.inf, math.inf)
     said = f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if len(gains) > 1 else "")
