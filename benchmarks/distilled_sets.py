@@ -13,7 +13,7 @@ it was; a job whose settings have changed since is done again. Teachers and expe
 and kept in FOLDER. The table is printed, and written to FOLDER/table.md.
 
 Images that are not 8x8 are brought to 16x16, so that all of it takes an hour or two of one core. The settings below
-were chosen on seeds 0 to 2; the table is of seeds from 10 on. Two image-free methods are not here: mirage is of graphs,
+were chosen on seed 0, some on 1 too; the table is of seeds from 10 on. Two methods are not here: mirage is of graphs,
 and what krr_st makes trains encoders, not classifiers.
 """
 
