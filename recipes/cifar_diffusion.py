@@ -18,8 +18,9 @@ classifier that is right on 48 % of the held-out images (those of 1,000 training
     MMD finetuning                 2 steps   0.51     its control 6.88
 
 The first two are not within 1.3 times the teacher. SFD's own goal, 16 steps of DPM-Solver++, is at 0.71; with
-``finer 4`` it is at 2.1, and so SFD ended at 1.7. MMD compares with real images and so is not bound by the teacher;
-its features are the teacher's, not the judge's. Processor minutes on one core: 22 for the teacher, then 14, 9 and 2.
+``finer 4`` that goal is at 2.1, and an SFD from the teacher was at 1.7 when it was stopped, three quarters through. MMD
+compares with real images and so is not bound by the teacher; its features are the teacher's, not the judge's. Processor
+minutes on one core: 22 for the teacher, then 14, 9 and 2, with more for controls and judging.
 """
 
 from __future__ import annotations
