@@ -4,6 +4,9 @@ The classifier is trained on the digits; the encoder has never seen a label: it 
 labelling train the same networks on the same ten images, one a class, cropped and mixed alike. The classifier's labels
 would have to be stored for every crop of every step: the stored numbers of both are beside the accuracies, and hard
 labels.
+
+A second look: with three networks a side, seeds 100 to 104 gave -1.25 points [-2.21, -0.29], where two fewer are
+allowed. An accuracy of three networks is off by half a point by chance; this one takes eight, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from limbeck.models.use import Descent, ProjectedLabels, TeacherLabels, descend
 from limbeck.run.evidence import Result
 
 CLAIM = "Labels from a low-rank projector train networks within two points of the classifier's own, stored ones"
+NETS = 8
 
 
 def classifier(data: ImageSet, seed: int) -> Classifier:
@@ -36,7 +40,7 @@ def classifier(data: ImageSet, seed: int) -> Classifier:
 
 
 def evidence(seed: int, data: Path | None = None) -> Result:
-    """Three fresh networks each, 300 steps on batches of all ten images."""
+    """Eight fresh networks each, 300 steps on batches of all ten images."""
     pair = sets(data)
     teachers = classifier(pair.train, seed), encoder(pair.train, seed)
     values: dict[str, object] = {"per_class": 1, "flip": False, "tau": 4.0, "lower": 0.5}
@@ -47,8 +51,8 @@ def evidence(seed: int, data: Path | None = None) -> Result:
     classes = len(pair.train.classes)
     return Result(
         metric="test accuracy of fresh networks, %",
-        baseline=judged(made, pair.test, seed, use=stored),
-        method=judged(made, pair.test, seed),
+        baseline=judged(made, pair.test, seed, nets=NETS, use=stored),
+        method=judged(made, pair.test, seed, nets=NETS),
         higher_is_better=True,
         margin=-2.0,
         versus="the classifier's labels of the same images and crops",
