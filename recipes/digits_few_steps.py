@@ -9,7 +9,8 @@ sampled in two steps too. A killed recipe goes on where it was.
 
 Measured on one seed, Frechet distance in two steps: 0.356 with progressive distillation, by the command below, its
 control 2.28; 0.346 with SFD, from Python with the same settings and judge. The teacher is at 0.282 in fifty steps, 2.29
-in two; real images at 0.150. About seven and fourteen minutes of processor time, tests on the way included.
+in two; real images at 0.150. About seven and fourteen minutes of processor time, tests on the way included. Beyond 1.3
+times the teacher: MLCM with second-order trajectories (``solver``: dpm2m, sixteen steps, segments 4 and 2) is at 0.379.
 """
 
 from __future__ import annotations
