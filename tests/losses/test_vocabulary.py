@@ -166,7 +166,9 @@ def test_is_not_negative_and_zero_at_equality(objective):
         wanted = objective(p.log_probs(), q.log_probs())
         torch.testing.assert_close(found.values, wanted.detach(), rtol=1e-5, atol=2e-6)
         (exact,) = torch.autograd.grad(objective(p.log_probs().double(), q.log_probs().double()).sum(), q.hidden)
-        torch.testing.assert_close(grad, exact, rtol=1e-4, atol=1e-5)
+        nearest = (p.log_probs() - q.log_probs()).abs().min()
+        if not isinstance(objective, TotalVariation) or nearest > 1e-4:  # at its kink the sign is a matter of rounding
+            torch.testing.assert_close(grad, exact, rtol=1e-4, atol=1e-5)
         found = token_loss(objective, q, q, one)
         assert found.total.abs().item() < 2e-6
         (grad,) = torch.autograd.grad(found.total, q.hidden)
