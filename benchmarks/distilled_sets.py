@@ -30,7 +30,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.core.card import find, method_class
 from limbeck.core.checkpoint import write_atomic
@@ -48,6 +48,7 @@ from limbeck.models.pretraining import embed
 from limbeck.models.synthetic import SyntheticSet, initial, used_like
 from limbeck.models.use import Descent, descend
 from limbeck.run.dataset.evaluation import trained
+from limbeck.run.vision.evaluation import evaluate
 
 NET = "convnet-32x2", "convnet-16x2"  # on digits and on photos
 NETS = 3  # fresh networks a set is judged by
@@ -121,13 +122,9 @@ class Images:
             kind or NET[self.photos], shape=self.pair.train.shape, classes=self.pair.train.classes, seed=seed
         )
 
-    def accuracy(self, net: nn.Module) -> float:
+    def accuracy(self, net: Classifier) -> float:
         """On the test images, %."""
-        batches, hits = Batches(self.pair.test, 500, shuffle=False), 0
-        with torch.no_grad():
-            for batch in batches:
-                hits += int((net(batch.x).argmax(1) == batch.y).sum())
-        return 100 * hits / len(self.pair.test)
+        return 100 * evaluate(net, self.pair.test).accuracy
 
     def kept(self, kind: str) -> Classifier:
         """A teacher, or the encoder."""

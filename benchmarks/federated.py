@@ -29,13 +29,11 @@ from typing import Any
 
 import torch
 from federated_tables import write
-from torch import nn
 
 from limbeck import __version__, iterate
 from limbeck.core.card import cards, find, method_class
 from limbeck.core.checkpoint import write_atomic
 from limbeck.core.method import Method, hyperparameters
-from limbeck.data.batches import Batches
 from limbeck.data.images import DataPair, ImageSet
 from limbeck.data.load import load_data
 from limbeck.errors import InputError
@@ -46,6 +44,7 @@ from limbeck.models.classifier import Classifier
 from limbeck.models.load import seeded
 from limbeck.models.tiny import convnet, vit
 from limbeck.run.progress import Show
+from limbeck.run.vision.evaluation import log_probabilities
 
 CLIENTS, PUBLIC, LONG = 20, 0.2, 4
 SAME = {"population": CLIENTS, "split": "dirichlet-0.1", "participation": 0.2, "epochs": 2, "batch": 16, "lr": 0.1}
@@ -103,14 +102,6 @@ def network(arm: str, images: ImageSet, seed: int) -> Classifier:
         return make()
 
 
-@torch.no_grad()
-def shared_accuracy(model: nn.Module, test: ImageSet) -> float:
-    model.eval()
-    right = sum(int((model(b.x).argmax(1) == b.y).sum()) for b in Batches(test, 500, shuffle=False).plain())
-    model.train()
-    return 100.0 * right / len(test)
-
-
 def personal(method: Any, number: int) -> float:
     """The mean over clients of the accuracy, %, of each one's model on its own test images."""
     asked = {k: method.broadcast(k) for k in range(CLIENTS)}
@@ -138,7 +129,9 @@ def run(
     def measure(done: int) -> None:
         found = {"round": done, **sent, "personal": personal(method, done)}
         if arm not in NO_SHARED_MODEL:
-            found["shared"] = shared_accuracy(method.student, world.pair.test)
+            test = world.pair.test
+            right = log_probabilities(method.student, test).argmax(1) == test.labels
+            found["shared"] = 100.0 * float(right.double().mean())
         if tuned is not None:
             tuned.student.load_state_dict(method.student.state_dict())
             found["tuned"] = personal(tuned, done)

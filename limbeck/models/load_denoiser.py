@@ -23,7 +23,7 @@ from limbeck.models.diffusers_read import PLACES, is_pipeline, read_json, read_n
 from limbeck.models.load import PICKLES, _tensors, seeded
 from limbeck.models.path import Flow, Path
 from limbeck.models.tiny_denoiser import mlp
-from limbeck.models.written import FRESH, Parts, is_elsewhere, net_of, sampler_of, value_of
+from limbeck.models.written import FRESH, Parts, elsewhere, net_of, sampler_of, value_of
 
 __all__ = ["DENOISERS", "autoencoder_of", "is_fresh", "load_denoiser"]
 
@@ -213,7 +213,8 @@ def _net(folder: File, made: Any, parts: Parts, face: dict[str, Any]) -> nn.Modu
 
 def _fill(module: nn.Module, where: File) -> None:
     """Its weights from a file, but for those that came with a part."""
-    wanted = [key for key in module.state_dict() if not is_elsewhere(module, key)]
+    inside = elsewhere(module)
+    wanted = [key for key in module.state_dict() if not key.startswith(inside)]
     if not wanted:
         return
     try:

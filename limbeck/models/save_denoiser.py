@@ -20,7 +20,7 @@ from limbeck.models.diffusers_write import has_scheduler, usage, write_network, 
 from limbeck.models.output_adapter import OutputAdapters
 from limbeck.models.routed import ByLabel, ByTime
 from limbeck.models.sampling import FewStep
-from limbeck.models.written import Parts, facts_of, is_elsewhere, net_facts
+from limbeck.models.written import Parts, elsewhere, facts_of, net_facts
 
 __all__ = ["model_card", "save_denoiser"]
 
@@ -100,10 +100,11 @@ def _write(model: Denoiser, folder: File, text: str, autoencoder: Autoencoder | 
 
 def _tensors(holder: nn.Module, where: File) -> None:
     """What a network or a sampler learnt itself, if anything: a part's weights are in the part's folder."""
+    inside = elsewhere(holder)
     own = {
         key: t.detach().cpu().clone().contiguous()
         for key, t in holder.state_dict().items()
-        if not is_elsewhere(holder, key)
+        if not key.startswith(inside)
     }
     if own:
         save_file(own, where, metadata={"format": "pt"})

@@ -28,7 +28,7 @@ from limbeck.models.routed import ByLabel, ByTime, Routed
 from limbeck.models.sampling import FewStep, Ode
 from limbeck.models.tiny_denoiser import Mlp
 
-__all__ = ["FRESH", "Parts", "facts_of", "is_elsewhere", "net_facts", "net_of", "sampler_of", "value_of"]
+__all__ = ["FRESH", "Parts", "elsewhere", "facts_of", "net_facts", "net_of", "sampler_of", "value_of"]
 
 FRESH = r"mlp-(?P<width>\d{1,5})(?:x(?P<depth>\d{1,2}))?|unet(?P<flow>-flow)?(?P<widths>(?:-\d{1,4})+)"
 KNOWN: dict[str, type] = {c.__name__: c for c in (Discrete, EDM, Flow, Trig, VP, FewStep, Ode)}
@@ -178,10 +178,10 @@ def net_of(made: Mapping[str, Any], parts: Parts, face: Mapping[str, Any]) -> nn
     return ByLabel(nets, torch.tensor(made["by_label"])) if "by_label" in made else ByTime(nets, made["by_time"])
 
 
-def is_elsewhere(holder: nn.Module, key: str) -> bool:
-    """Whether a tensor of a network's or a sampler's state is a part's, and so written in the part's folder."""
-    inside = INSIDE.get(type(holder))
-    within = [
+def elsewhere(holder: nn.Module) -> tuple[str, ...]:
+    """How the names of those tensors of a network's or a sampler's state begin that are in the folders of parts."""
+    within = (
         f"{name}." for name, m in holder.named_modules(remove_duplicate=False) if name and isinstance(m, Denoiser)
-    ]
-    return key.startswith((*within, *((inside,) if inside else ())))
+    )
+    inside = INSIDE.get(type(holder))
+    return (*within, *((inside,) if inside else ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Trials:
 
     def __call__(self, what: str, makes: Mapping[str, Callable[[], float]]) -> list[float]:
         """The number of every name: what the file says, else what its function gives. Accuracies, in [0, 1]."""
-        known: dict[str, float] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        known = self._known()
         keys = {name: f"{self.of}, {what}, {name}" for name in makes}
         have = sum(key in known for key in keys.values())
         self.show.begin(f"{self.of}  {what}", have, len(makes))
@@ -44,3 +45,12 @@ class Trials:
             self.show.step(have, {"logs": {}, "accuracy": known[keys[name]]})
         self.show.end()
         return [known[key] for key in keys.values()]
+
+    def _known(self) -> dict[str, float]:
+        if not self.path.is_file():
+            return {}
+        try:
+            return {str(key): float(value) for key, value in json.loads(self.path.read_bytes()).items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            warnings.warn(f"{self.path.name} is damaged ({error}); its numbers are measured again", stacklevel=3)
+            return {}

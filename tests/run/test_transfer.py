@@ -97,6 +97,14 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert done == ["a", "b", "c", "c", "d"]
 
 
+def test_damaged_numbers_are_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "trials.json"
+    path.write_text("{half of", encoding="utf-8")
+    with pytest.warns(UserWarning, match="trials.json is damaged"):
+        assert Trials(path, Show(), "seed 0")("search", {"a": lambda: 0.5}) == [0.5]
+    assert Trials(path, Show(), "seed 0")("search", {"a": lambda: 1.0}) == [0.5]
+
+
 def test_a_run_shows_both_and_takes_them_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: None) -> None:
     monkeypatch.setattr(transfer, "GRID", ("mlp-16", "mlp-8"))
     monkeypatch.setattr(transfer, "TURNS", 2)

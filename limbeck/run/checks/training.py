@@ -113,11 +113,11 @@ def loss_falls(bench: Bench) -> Said:
     if bench.card.loop == "alternating":
         return skipped("players that play against each other need not lower their losses")
     measured = ""
-    for rate in (RATES[bench.task.spec.optimizer], RATES[bench.task.spec.optimizer] / 10):
+    for scale in (1.0, 0.1):
         method, batch = bench.fit()
         before = _loss(method, batch)
         with same_draws():
-            fit(method, _alike(batch), _optimizer(bench, rate), steps=FALL_STEPS)
+            fit(method, _alike(batch), _optimizer(bench, scale), steps=FALL_STEPS)
         after = _loss(method, batch)
         measured = f"{before:.4g} to {after:.4g} in {FALL_STEPS} steps of {bench.task.spec.optimizer} on one batch"
         if after < before:
@@ -132,10 +132,10 @@ def _alike(batch: Any) -> Iterator[Any]:
         yield batch
 
 
-def _optimizer(bench: Bench, rate: float | None = None) -> MakeOptimizer:
+def _optimizer(bench: Bench, scale: float = 1.0) -> MakeOptimizer:
     """The run's, at a small learning rate."""
     spec = bench.task.spec
-    return make_optimizer(spec.model_copy(update={"lr": rate or RATES[spec.optimizer]}))
+    return make_optimizer(spec.model_copy(update={"lr": scale * RATES[spec.optimizer]}))
 
 
 def _loss(method: Method, batch: Any) -> float:

@@ -32,11 +32,10 @@ def span(bench: Bench) -> Said:
     low, high = float(x.min()), float(x.max())
     measured = f"from {low:.3g} to {high:.3g}, standard deviation {float(x.std()):.2f}"
     if bench.task.autoencoder is not None:
-        spread, fix = (
-            float(x.std()),
-            "Latents should be near 1: give the autoencoder the scaling_factor that makes them so.",
-        )
-        return ok(f"latents {measured}") if 1 / SPREAD < spread < SPREAD else warning(f"latents {measured}", fix)
+        if 1 / SPREAD < float(x.std()) < SPREAD:
+            return ok(f"latents {measured}")
+        fix = "Latents should be near 1: give the autoencoder the scaling_factor that makes them so."
+        return warning(f"latents {measured}", fix)
     if low < -1.01 or high > 1.01:
         return failed(measured, "Samples must be in [-1, 1]: divide pixels by 127.5 and take 1 away.")
     if low > -REACH or high < REACH:
